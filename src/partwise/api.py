@@ -1,0 +1,375 @@
+"""Every verb of the command line as one function of the same name: `partwise train ...` is `partwise.train(...)`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from partwise.config import Recipe, UserError, differences, override, to_yaml
+from partwise.data.checks import check_headers, check_source
+from partwise.data.loading import PictureData
+from partwise.data.sample import Source
+from partwise.data.sources import open_source
+from partwise.engine import study as studies
+from partwise.engine.launch import inside_launcher, launch
+from partwise.engine.loop import Interrupted, Job, run_stages
+from partwise.engine.runtime import Runtime, catch_signals, environment, finish, start
+from partwise.engine.tracking import Progress, Tracker, duration
+from partwise.evaluate.base import SUITES
+from partwise.measure import measure, merge_metrics
+from partwise.methods.base import DataFacts, Method
+from partwise.methods.recipes import RecipeBook, check_suites, find_recipe, load_recipe
+from partwise.methods.table import find_method
+from partwise.methods.trained import TrainedRun, load_trained, save_trained
+from partwise.ops import draws
+from partwise.report.page import write_page
+from partwise.report.study_page import write_study_page
+from partwise.run import RunFolder, write_atomically
+
+if TYPE_CHECKING:
+    from partwise.data.checks import DataReport
+
+__all__ = ["data", "doctor", "evaluate", "load", "predict", "report", "resolve", "train"]
+
+
+def resolve(
+    recipe: str | Recipe, *, data: str | None = None, settings: Sequence[str] = ()
+) -> tuple[Recipe, RecipeBook]:
+    """The recipe by name, file or value, with `--data` and `--set` applied and its suites checked."""
+    if isinstance(recipe, Recipe):
+        found, book = recipe, find_recipe(recipe.recipe)[1]
+    else:
+        found, book = load_recipe(recipe)
+    changes = ([f"data.source={data}"] if data is not None else []) + list(settings)
+    found = override(found, changes)
+    check_suites(found, SUITES)
+    return found, book
+
+
+def train(
+    recipe: str | Recipe,
+    *,
+    data: str | None = None,
+    out: str | Path | None = None,
+    settings: Sequence[str] = (),
+    grid: Sequence[str] = (),
+    seeds: int = 1,
+    folds: int = 0,
+    devices: int = 1,
+    fresh: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Train a recipe, or a study of it, and write its report; the same call continues an unfinished run.
+
+    Returns the run's folder. Raises UserError for a mistake of the user's and `Interrupted` after SIGINT or SIGTERM, when
+    the state is saved.
+    """
+    found, _ = resolve(recipe, data=data, settings=settings)
+    folder = Path(out) if out is not None else Path("runs") / found.recipe
+    if grid or seeds > 1 or folds:
+        return _study(found, folder, grid=grid, seeds=seeds, folds=folds, devices=devices, fresh=fresh, quiet=quiet)
+    if devices > 1 and not inside_launcher():
+        return _launched(found, folder, devices=devices, fresh=fresh, quiet=quiet)
+    return _run(found, RunFolder(folder), fresh=fresh, quiet=quiet)
+
+
+def _launched(recipe: Recipe, folder: Path, *, devices: int, fresh: bool, quiet: bool) -> Path:
+    """The run in several processes; what is wrong with the recipe or the data is said before they start."""
+    open_source(recipe.data.source)
+    if fresh:
+        with RunFolder(folder).lock():
+            RunFolder(folder).clear()
+    request = folder / "launch.yaml"
+    write_atomically(request, to_yaml(recipe).encode())
+    status = launch(devices, ["train", str(request), "--out", str(folder), *(["--quiet"] if quiet else [])])
+    request.unlink(missing_ok=True)
+    if status == 130:
+        raise Interrupted
+    if status:
+        raise SystemExit(status)
+    return folder
+
+
+def _study(
+    recipe: Recipe, folder: Path, *, grid: Sequence[str], seeds: int, folds: int, devices: int, fresh: bool, quiet: bool
+) -> Path:
+    """Every cell in turn, then mean and spread; a cell that is finished is left alone."""
+    axes = studies.parse_grid(grid)
+    made = studies.cells(axes, seeds=seeds, first_seed=recipe.train.seed, folds=folds)
+    for cell in made:  # a typo in the last cell is said before the first one trains
+        override(recipe, cell.settings)
+    summaries: dict[str, dict[str, Any]] = {}
+    for number, cell in enumerate(made, 1):
+        if not quiet:
+            Progress().say(f"study: {number} of {len(made)}: {cell.name}")
+        train(override(recipe, cell.settings), out=folder / cell.name, devices=devices, fresh=fresh, quiet=quiet)
+        summaries[cell.name] = RunFolder(folder / cell.name).read_summary()
+        summary = studies.summarise(recipe.recipe, axes, made, summaries)
+        write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode())
+    write_study_page(summary, [folder / cell.name for cell in made], folder / "report.html")
+    return folder
+
+
+def _begin(recipe: Recipe, folder: RunFolder, *, fresh: bool) -> bool:
+    """Settle what is in the folder: nothing, this run unfinished, or finished (then False). Another recipe is refused."""
+    if fresh:
+        folder.clear()
+    if folder.exists():
+        stored, _ = load_recipe(str(folder.recipe))
+        changed = differences(stored, recipe)
+        if changed:
+            shown = "; ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in list(changed.items())[:4])
+            raise UserError(
+                f"--out {folder.path}: holds a run of another recipe ({shown}); choose another --out, or --fresh"
+            )
+        return folder.status() != "finished"
+    write_atomically(folder.recipe, to_yaml(recipe).encode())
+    folder.write_changes(differences(find_recipe(recipe.recipe)[0], recipe))
+    return True
+
+
+def _run(recipe: Recipe, folder: RunFolder, *, fresh: bool, quiet: bool) -> Path:
+    """One run from wherever it stands to its report."""
+    source = open_source(recipe.data.source)
+    runtime = start(recipe.train)
+    progress = Progress(quiet=quiet or not runtime.leads)
+    with ExitStack() as stack:
+        stack.callback(finish, runtime)
+        stack.callback(progress.close)
+        if runtime.leads:
+            stack.enter_context(folder.lock())
+            proceed = _begin(recipe, folder, fresh=fresh)
+        else:
+            proceed = False
+        if not runtime.agree(proceed):
+            progress.say(f"{folder.path} is finished; --fresh starts anew")
+            return folder.path
+        stack.enter_context(catch_signals(runtime.interruption))
+        _train_and_measure(recipe, source, folder, runtime, progress)
+    return folder.path
+
+
+def _train_and_measure(recipe: Recipe, source: Source, folder: RunFolder, runtime: Runtime, progress: Progress) -> None:
+    faults, set_aside = _check(source, recipe)
+    pictures = PictureData(source, recipe.data, device=runtime.device, share=runtime.share, set_aside=set_aside)
+    try:
+        torch.manual_seed(draws.derive(recipe.train.seed, "networks"))
+        method = find_method(recipe.method_name)(recipe, DataFacts.of(source))
+        method.to(runtime.device)
+        if runtime.leads:
+            _note_environment(folder, runtime, source)
+        progress.say(_headline(recipe, runtime, pictures, method))
+        tracker = Tracker(folder, progress, leads=runtime.leads, tensorboard=recipe.train.tensorboard)
+        job = Job(recipe, folder, runtime, progress, tracker)
+        job.evaluate = _on_schedule(method, pictures, job)
+        summary: dict[str, Any] = {"recipe": recipe.recipe, "method": method.name, "status": "running"}
+        summary["seed"] = recipe.train.seed
+        if runtime.leads:
+            folder.write_summary(summary)
+        summary["stages"] = run_stages(method.stages(pictures, job), job)
+        method.eval()
+        measured = measure(method, pictures, recipe, "test", recipe.evaluate.suites, runtime=runtime, progress=progress)
+        if not runtime.leads:
+            return
+        summary |= {"metrics": measured.metrics, "detail": measured.detail}
+        summary["paper"] = _claims(recipe, method)
+        summary["faults"] = faults | pictures.faults
+        save_trained(folder, method)
+        measured.store_pictures(folder)
+        folder.write_summary(summary | {"status": "finished"})
+        write_page([folder.path])
+        progress.close()
+        _closing_words(folder, measured.metrics, progress)
+    finally:
+        pictures.close()
+
+
+def _check(source: Source, recipe: Recipe) -> tuple[dict[str, str], list[int]]:
+    """Headers and labels of everything, before the first step: a fault ends the run by name, or is set aside and counted."""
+    faults = check_headers(source)
+    if faults and recipe.data.on_fault == "stop":
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UserError(f"{faults[0].file}: {faults[0].reason}{more}; data.on_fault=skip sets such pictures aside")
+    return {fault.file: fault.reason for fault in faults}, [f.index for f in faults if f.index is not None]
+
+
+def _note_environment(folder: RunFolder, runtime: Runtime, source: Source) -> None:
+    """Write environment.json; refuse to continue a run on data that have changed under it."""
+    fingerprint = source.fingerprint()
+    before = folder.read_environment().get("data", {}).get("fingerprint", fingerprint)
+    if before != fingerprint:
+        raise UserError(f"data.source {source.name}: has changed since this run began; --fresh starts anew")
+    facts = environment(runtime)
+    facts["data"] = {"source": source.name, "pictures": len(source), "fingerprint": fingerprint}
+    facts["commit"] = commit()
+    folder.write_environment(facts)
+
+
+def commit() -> str | None:
+    """The commit of the checkout that the package runs from, with `+` where it was changed; None for an installed package."""
+    here = Path(__file__).resolve().parent
+    if not (here.parents[1] / ".git").exists():
+        return None
+    try:
+        options: dict[str, Any] = {"cwd": here, "capture_output": True, "text": True, "check": True, "timeout": 10}
+        name = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **options).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{name}+" if dirty else str(name)
+
+
+def _headline(recipe: Recipe, runtime: Runtime, pictures: PictureData, method: Method) -> str:
+    parameters = sum(p.numel() for network in method.networks().values() for p in network.parameters())
+    counts = ", ".join(f"{len(indices):,} {name}" for name, indices in pictures.splits.items())
+    return (
+        f"{recipe.recipe}: {counts} pictures, {parameters / 1e6:.2f} M parameters, "
+        f"{runtime.device.type} in {runtime.precision} ({runtime.reason})"
+    )
+
+
+def _on_schedule(method: Method, pictures: PictureData, job: Job) -> Any:
+    """The evaluation on the validation split that the loop calls, or None where there is nothing to measure."""
+    suites = job.recipe.evaluate.during
+    if not suites or not len(pictures.splits["val"]):
+        return None
+
+    def evaluate_now() -> dict[str, float]:
+        measured = measure(method, pictures, job.recipe, "val", suites, runtime=job.runtime, progress=None)
+        return measured.metrics
+
+    return evaluate_now
+
+
+def _claims(recipe: Recipe, method: Method) -> list[dict[str, Any]]:
+    return [
+        {"metric": c.metric, "data": c.data, "value": c.value, "table": c.table, "note": c.note}
+        for c in method.paper.claims
+        if c.recipe == recipe.recipe
+    ]
+
+
+def _closing_words(folder: RunFolder, metrics: dict[str, float], progress: Progress) -> None:
+    seconds = sum(stage["seconds"] for stage in folder.read_summary()["stages"])
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    progress.say(f"{shown}\ntrained in {duration(seconds)}; report: {folder.report}")
+
+
+def load(run: str | Path, device: str | torch.device = "cpu") -> TrainedRun:
+    """A finished run with its trained networks: `load(RUN).predict(images)`."""
+    return load_trained(Path(run), device)
+
+
+def evaluate(
+    run: str | Path, *, on: str | None = None, suites: Sequence[str] = (), quiet: bool = False
+) -> dict[str, float]:
+    """Measure a finished run again, with other suites or on another source; adds to its summary and renews its report.
+
+    What was measured on another source is named `suite@kind/metric`.
+    """
+    trained = load_trained(Path(run))
+    recipe = trained.recipe
+    if suites:
+        recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"suites": tuple(suites)})})
+        check_suites(recipe, SUITES)
+    source = open_source(on or recipe.data.source)
+    if source.classes != trained.classes:
+        raise UserError(
+            f"--on {on or recipe.data.source}: has {len(source.classes)} classes ({', '.join(source.classes[:3])}, ...), "
+            f"the run knows {len(trained.classes)} ({', '.join(trained.classes[:3])}, ...)"
+        )
+    runtime = start(recipe.train)
+    progress = Progress(quiet=quiet)
+    _, set_aside = _check(source, recipe)
+    trained.method.to(runtime.device)
+    pictures = PictureData(source, recipe.data, device=runtime.device, set_aside=set_aside)
+    with trained.folder.lock():
+        try:
+            measured = measure(
+                trained.method, pictures, recipe, "test", recipe.evaluate.suites, runtime=runtime, progress=progress
+            )
+        finally:
+            pictures.close()
+            progress.close()
+        if on is not None:
+            measured = measured.renamed(source.kind)
+        trained.folder.write_summary(merge_metrics(trained.summary, measured))
+        measured.store_pictures(trained.folder)
+        write_page([trained.folder.path])
+    return measured.metrics
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What `predict` made: its folder, how many pictures, and the files that could not be read, with reasons."""
+
+    out: Path
+    count: int
+    faults: dict[str, str] = field(default_factory=dict)
+
+
+def predict(
+    run: str | Path, paths: Sequence[str | Path], *, out: str | Path = "predictions", quiet: bool = False
+) -> Predictions:
+    """Labels, heatmaps and boxes of pictures and folders of pictures: `OUT/predictions.csv` and a PNG of each."""
+    from partwise.predicting import predict_files
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    trained = load_trained(Path(run), device)
+    progress = Progress(quiet=quiet)
+    try:
+        count, faults = predict_files(trained, [Path(path) for path in paths], Path(out), progress)
+    finally:
+        progress.close()
+    return Predictions(Path(out), count, faults)
+
+
+def report(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Path:
+    """One self-contained HTML page of a run, or of several side by side."""
+    folders = [Path(run) for run in runs]
+    for folder in folders:
+        if not RunFolder(folder).exists():
+            raise UserError(f"{folder}: is no run folder (there is no recipe.yaml)")
+    return write_page(folders, Path(out) if out is not None else None)
+
+
+def data(source: str, *, out: str | Path | None = None) -> DataReport:
+    """Check and describe a data set; with `out`, as one HTML page with a contact sheet."""
+    opened = open_source(source)
+    checked = check_source(opened)
+    if out is not None:
+        from partwise.report.data_page import write_data_page
+
+        write_data_page(checked, Path(out))
+    return checked
+
+
+def doctor() -> dict[str, str]:
+    """Versions, devices, optional parts and write access, as lines of name and finding."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from partwise.engine.runtime import choose_precision, processor_name
+
+    found: dict[str, str] = {}
+    for package in ("partwise", "torch", "torchvision", "lightning", "timm", "pydantic", "numpy"):
+        found[package] = version(package)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found["device"] = torch.cuda.get_device_name(0) if device.type == "cuda" else processor_name()
+    precision, reason = choose_precision("auto", device)
+    found["precision"] = f"{precision} ({reason})"
+    found["threads"] = str(torch.get_num_threads())
+    for package, purpose in (("tensorboard", "train.tensorboard"), ("kornia", "tests against oracles")):
+        try:
+            found[package] = f"{version(package)} ({purpose})"
+        except PackageNotFoundError:
+            found[package] = f"not installed ({purpose})"
+    found["writable here"] = "yes" if os.access(Path.cwd(), os.W_OK) else "no: choose --out elsewhere"
+    return found

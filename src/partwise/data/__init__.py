@@ -1,0 +1,1 @@
+"""Pictures and labels: sources, readers, worlds, loading, augmentation and checks."""

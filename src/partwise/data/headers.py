@@ -1,0 +1,166 @@
+"""What a picture file says of itself before a pixel is decoded: format, mode, size, turn, and whether its end is there.
+
+Not for decoding (data/pictures.py). The format is what the bytes say, whatever the file is called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image, UnidentifiedImageError
+
+from partwise.data.sample import FaultySample
+
+MAX_PIXELS = 89_478_485
+"""The most pixels a picture may claim: PIL's own limit, a quarter of a gigabyte of RGB."""
+
+ORIENTATION = 0x0112
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+TAIL = 1 << 16
+ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND", "GIF": b"\x3b"}
+
+FaultKind = Literal["missing", "empty", "truncated", "unreadable", "too large", "wrong size"]
+
+
+class FaultyPicture(FaultySample):
+    """A picture or mask that cannot be read, with the kind of fault beside the sentence."""
+
+    def __init__(self, file: str, kind: FaultKind, detail: str) -> None:
+        super().__init__(file, f"{kind}: {detail}")
+        self.kind: FaultKind = kind
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """`mode` is PIL's name, with ";16" where a channel has 16 bits; `size` is (height, width) as `decode` gives it."""
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    exif_rotated: bool
+    bytes: int
+
+
+def probe(path: Path, *, name: str = "") -> Header:
+    """Read the header alone, in well under a millisecond. Raises FaultyPicture, with `name` for the file."""
+    name = name or str(path)
+    size = file_size(path, name)
+    try:
+        with Image.open(path) as image:
+            turn = orientation(image)
+            height, width = image.height, image.width
+            mode, kind = full_mode(image), image.format or ""
+    except Exception as error:  # whatever a decoder makes of foreign bytes
+        raise verdict(name, error) from error
+    limit_pixels(name, height, width)
+    return Header(kind, mode, (width, height) if turn >= 5 else (height, width), turn != 1, size)
+
+
+def file_size(path: Path, name: str) -> int:
+    """Bytes of a file that is there and not empty; FaultyPicture otherwise."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise FaultyPicture(name, "missing", error.strerror or "cannot be opened") from error
+    if path.is_dir():
+        raise FaultyPicture(name, "missing", "is a folder")
+    if not size:
+        raise FaultyPicture(name, "empty", "0 bytes")
+    return size
+
+
+def limit_pixels(name: str, height: int, width: int) -> None:
+    """Refuse a picture that claims more than MAX_PIXELS: decoding it could take all memory."""
+    if height * width > MAX_PIXELS:
+        raise FaultyPicture(name, "too large", f"claims {width} x {height} pixels, the limit is {MAX_PIXELS:,} in all")
+
+
+def verdict(name: str, error: Exception) -> FaultyPicture:
+    """What a decoder's exception means for the file called `name`."""
+    if isinstance(error, FaultyPicture):
+        return error
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return FaultyPicture(name, "too large", f"claims more than {MAX_PIXELS:,} pixels")
+    if isinstance(error, UnidentifiedImageError):
+        return FaultyPicture(name, "unreadable", "not a picture in a known format")
+    text = str(error).lower()
+    if isinstance(error, EOFError) or any(word in text for word in ("truncated", "incomplete", "unexpected end")):
+        return FaultyPicture(name, "truncated", "the file ends before the picture does")
+    return FaultyPicture(name, "unreadable", str(error) or type(error).__name__)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF turn, 1 to 8; 1 (upright) where there is none or the tag is damaged."""
+    try:
+        turn = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a damaged tag must not lose the picture
+        return 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+def full_mode(image: Image.Image) -> str:
+    """PIL's mode, with ";16" for the 16-bit colour pictures that PIL calls plain RGB."""
+    return f"{image.mode};16" if "16" not in image.mode and _bits(image) == 16 else image.mode
+
+
+def _bits(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        bits = getattr(image, "tag_v2", {}).get(258, (8,))
+        return int(max(bits)) if isinstance(bits, tuple) else int(bits)
+    rawmodes = [str(tile[3]) for tile in image.tile] if image.format == "PNG" else []
+    return 16 if any(";16" in rawmode for rawmode in rawmodes) else 8
+
+
+def looks_cut(path: Path, header: Header) -> bool:
+    """Whether the mark that ends this format is missing from the end of the file: a suspicion, to be confirmed by decoding."""
+    ending = ENDINGS.get(header.format)
+    if ending is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, header.bytes - TAIL))
+        return ending not in file.read()
+
+
+def plain_jpeg(data: bytes | bytearray) -> tuple[int, int] | None:
+    """(height, width) of an upright 8-bit JPEG with one or three components; None for anything that needs more care."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill bytes between segments
+            at += 1
+            continue
+        if marker in (0xC0, 0xC1, 0xC2):
+            simple = data[at + 4] == 8 and data[at + 9] in (1, 3)
+            height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+            return (height, width) if simple and height and width else None
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in (0xD8, 0xD9, 0xDA) or (marker == 0xE1 and _turned(bytes(data[at + 4 : end]))):
+            return None
+        at = end
+    return None
+
+
+def _turned(segment: bytes) -> bool:
+    """Whether a JPEG's APP1 segment (EXIF or XMP) may ask for a turn."""
+    if not segment.startswith(b"Exif"):
+        return b"Orientation" in segment
+    exif = Image.Exif()
+    try:
+        exif.load(segment)
+        return exif.get(ORIENTATION, 1) != 1
+    except Exception:  # damaged: let the careful path decide
+        return True
+
+
+def plain_png(data: bytes | bytearray) -> tuple[int, int] | None:
+    """(height, width) of an 8-bit grey or RGB PNG without transparency or a turn; None for anything else."""
+    if data[:8] != PNG_SIGNATURE or len(data) < 33 or data[24] != 8 or data[25] not in (0, 2):
+        return None
+    if any(word in data for word in (b"tRNS", b"eXIf", b"Orientation")):
+        return None
+    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")

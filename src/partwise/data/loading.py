@@ -1,0 +1,357 @@
+"""Batches of a source: held on the device as uint8 where it is small, decoded ahead in threads where it is not.
+
+The order and every random view are functions of (seed, stage, epoch or step, position) for the global batch, of which
+each process takes its slice: threads, prefetching and the number of processes change nothing, and any step can be had again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from partwise.config import DataFields, UserError
+from partwise.data.augment import (
+    Views,
+    draw_views,
+    fit,
+    jitter_colour,
+    place,
+    place_boxes,
+    take_windows,
+    training_placement,
+    window_offsets,
+)
+from partwise.data.sample import Batch, FaultySample, Sample, Source
+from partwise.data.splits import fold_indices, split_indices
+from partwise.ops import draws
+
+RESIDENT_LIMIT = 2 << 30
+AHEAD = 3
+"""Batches that are decoded ahead of the one in use."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of the work: `rank` of `world`."""
+
+    rank: int = 0
+    world: int = 1
+
+    def rows(self, total: int) -> slice:
+        """This process's rows of a batch of `total`. Raises UserError where they cannot be shared out evenly."""
+        if total % self.world:
+            raise UserError(
+                f"train.batch_size: {total} pictures a part cannot be split over {self.world} processes; "
+                f"the nearest that can is {max(1, round(total / self.world)) * self.world}"
+            )
+        each = total // self.world
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+
+class PictureData:
+    """A source, its splits and the network's frame, ready to yield batches on a device."""
+
+    def __init__(
+        self,
+        source: Source,
+        fields: DataFields,
+        *,
+        device: torch.device | str = "cpu",
+        share: Share | None = None,
+        set_aside: Sequence[int] = (),
+    ) -> None:
+        self.source = source
+        self.fields = fields
+        self.device = torch.device(device)
+        self.share = share or Share()
+        self.resize = fields.resize or fields.size
+        self.faults: dict[str, str] = {}
+        self.splits = self._split(set(set_aside))
+        self.threads = fields.threads or os.cpu_count() or 1
+        self._targets = self._all_targets()
+        self._frames: Tensor | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    def _split(self, set_aside: set[int]) -> dict[str, Tensor]:
+        fields, source = self.fields, self.source
+        if fields.folds:
+            if not 0 <= fields.fold < fields.folds or fields.folds < 2:
+                raise UserError(
+                    f"data.fold: {fields.fold} of {fields.folds} folds; expected 0 <= fold < folds, folds >= 2"
+                )
+            splits = fold_indices(source, fields.folds, fields.fold, seed=fields.split_seed)
+        else:
+            splits = split_indices(source, validation=fields.validation, test=fields.test, seed=fields.split_seed)
+        if set_aside:
+            splits = {n: torch.tensor([i for i in s.tolist() if i not in set_aside]).long() for n, s in splits.items()}
+        if fields.train_limit is not None and fields.train_limit < len(splits["train"]):
+            splits["train"] = self._balanced(splits["train"], fields.train_limit)
+        if not len(splits["train"]):
+            raise UserError(f"data.source {source.name}: no training pictures")
+        return splits
+
+    def _balanced(self, indices: Tensor, limit: int) -> Tensor:
+        """`limit` positions drawn by seed, the classes in turn."""
+        shuffled = indices[draws.order(len(indices), self.fields.split_seed, "train_limit")].tolist()
+        by_class: dict[int, deque[int]] = {}
+        for i in shuffled:
+            label = self.source.records[i].label
+            by_class.setdefault(-1 if label is None else label, deque()).append(i)
+        chosen: list[int] = []
+        while len(chosen) < limit:
+            for queue in [by_class[key] for key in sorted(by_class)]:
+                if queue and len(chosen) < limit:
+                    chosen.append(queue.popleft())
+        return torch.tensor(sorted(chosen))
+
+    def _all_targets(self) -> Tensor | None:
+        """Class indices int64 `(N,)`, or multi-hot float32 `(N, K)` where several are possible; None without labels."""
+        source = self.source
+        if not source.classes:
+            return None
+        if source.multi_label:
+            hot = torch.zeros(len(source), len(source.classes))
+            for i, record in enumerate(source.records):
+                hot[i, list(record.labels or ())] = 1.0
+            return hot
+        return torch.tensor([-1 if r.label is None else r.label for r in source.records])
+
+    @property
+    def resident(self) -> bool:
+        """Whether all pictures lie on the device as uint8."""
+        fields, size = self.fields, self.source.image_size
+        if fields.augment.crop == "resized" or fields.storage == "streamed":
+            if fields.storage == "resident":
+                raise UserError(
+                    "data.storage = 'resident': crop 'resized' needs the whole pictures; expected 'streamed' or 'auto'"
+                )
+            return False
+        wanted = sum(len(s) for s in self.splits.values()) * self.source.channels * self.resize**2
+        return fields.storage == "resident" or (size is not None and wanted <= RESIDENT_LIMIT)
+
+    def prepare(self) -> None:
+        """Bring small sets onto the device now, so that a broken picture ends the run before its first step."""
+        if not self.resident or self._frames is not None:
+            return
+        count, side = len(self.source), self.resize
+        if self.source.image_size == (side, side):
+            self._frames = self.source.images(range(count)).to(self.device)
+            return
+        frames = torch.zeros(count, self.source.channels, side, side, dtype=torch.uint8)
+        wanted = torch.cat([s for s in self.splits.values()]).tolist()
+        for index, frame in zip(wanted, self.pool.map(self._frame, wanted), strict=True):
+            frames[index] = frame
+        self._frames = frames.to(self.device)
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """The decoding threads, started when first needed."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        return self._pool
+
+    def close(self) -> None:
+        """Stop the decoding threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def _image(self, index: int) -> Tensor:
+        """A decoded picture. A faulty one ends the run by name, or with `on_fault=skip` is counted and raised again."""
+        try:
+            return self.source.load_image(index)
+        except FaultySample as fault:
+            if self.fields.on_fault == "stop":
+                raise UserError(f"{fault}; data.on_fault=skip sets such pictures aside") from None
+            self.faults[fault.file] = fault.reason
+            raise
+
+    def _frame(self, index: int) -> Tensor:
+        """One picture resized to the frame from which windows are taken (resident pictures)."""
+        image = self._image(index)
+        height, width = image.shape[1:]
+        side = self.resize
+        return place(image, fit(height, width, size=side, resize=side, keep_aspect=self.fields.keep_aspect), side)
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def steps_per_epoch(self, batch_size: int, split: str = "train") -> int:
+        """Whole batches in a pass; a set smaller than one batch gives one."""
+        return max(1, len(self.splits[split]) // batch_size)
+
+    def epoch_order(self, epoch: int, seed: int, stage: str, split: str = "train") -> Tensor:
+        """Source positions of one pass in their order, int64."""
+        indices = self.splits[split]
+        return indices[draws.order(len(indices), seed, stage, "order", epoch)]
+
+    def train_batches(self, first_step: int, *, batch_size: int, parts: int, seed: int, stage: str) -> Iterator[Batch]:
+        """This process's slice of every part of every step from `first_step` on, without end.
+
+        `images` come as uint8 (float32 with colour jitter), augmented, at the network's size.
+        """
+        if batch_size % parts:
+            raise UserError(f"train.accumulate: {parts} parts do not divide train.batch_size = {batch_size}")
+        self.prepare()
+        plan = self._plan(first_step, batch_size, parts, seed, stage)
+        if self._frames is not None:
+            for step, part, index, views in plan:
+                yield self._colour(self._resident_batch(index, views), step, part, batch_size // parts, seed, stage)
+            return
+        waiting: deque[tuple[int, int, Tensor, list[Future[tuple[Tensor, int]]]]] = deque()
+        for step, part, index, views in plan:
+            jobs = [self.pool.submit(self._view, int(i), views, row) for row, i in enumerate(index.tolist())]
+            waiting.append((step, part, index, jobs))
+            if len(waiting) > AHEAD:
+                ready_step, ready_part, _, ready = waiting.popleft()
+                decoded = [job.result() for job in ready]
+                batch = self._batch(torch.tensor([i for _, i in decoded]), torch.stack([image for image, _ in decoded]))
+                yield self._colour(batch, ready_step, ready_part, batch_size // parts, seed, stage)
+
+    def _plan(
+        self, first_step: int, batch_size: int, parts: int, seed: int, stage: str
+    ) -> Iterator[tuple[int, int, Tensor, Views]]:
+        """(step, part, source positions, views) of this process, without end."""
+        steps = self.steps_per_epoch(batch_size)
+        each = batch_size // parts
+        rows = self.share.rows(each)
+        step, epoch, order = first_step, -1, torch.empty(0)
+        while True:
+            if step // steps != epoch:
+                epoch = step // steps
+                order = self.epoch_order(epoch, seed, stage)
+                order = order.repeat(-(-batch_size // len(order))) if len(order) < batch_size else order
+            start = (step % steps) * batch_size
+            for part in range(parts):
+                index = order[start + part * each : start + (part + 1) * each]
+                views = draw_views(each, self.fields.augment, draws.generator(seed, stage, "views", step, part))
+                yield step, part, index[rows], views.slice(rows.start, rows.stop)
+            step += 1
+
+    def _resident_batch(self, index: Tensor, views: Views) -> Batch:
+        assert self._frames is not None
+        fields = self.fields
+        frames = self._frames[index.to(self.device)]
+        room = self.resize - fields.size
+        top, left = window_offsets(views, fields.augment, (room, room))
+        return self._batch(index, take_windows(frames, top, left, fields.size, views.flip))
+
+    def _view(self, index: int, views: Views, row: int) -> tuple[Tensor, int]:
+        """One picture decoded and brought into its random view; a faulty one is replaced by the next of the split."""
+        fields = self.fields
+        for attempt in range(len(self.source)):
+            try:
+                image = self._image(index)
+                break
+            except FaultySample:
+                train = self.splits["train"]
+                index = int(train[(int(torch.searchsorted(train, index)) + 1 + attempt) % len(train)])
+        else:
+            raise UserError(f"data.source {self.source.name}: not one picture can be read")
+        height, width = image.shape[1:]
+        placement = training_placement(
+            height,
+            width,
+            views,
+            row,
+            fields.augment,
+            size=fields.size,
+            resize=self.resize,
+            keep_aspect=fields.keep_aspect,
+        )
+        return place(image, placement, fields.size), index
+
+    def _colour(self, batch: Batch, step: int, part: int, each: int, seed: int, stage: str) -> Batch:
+        augment = self.fields.augment
+        if augment.jitter or augment.lighting:
+            generator = draws.generator(seed, stage, "colour", step, part)
+            first = self.share.rows(each).start
+            batch.images = jitter_colour(batch.images.float() / 255, augment, generator, total=each, first=first)
+        return batch
+
+    def _batch(self, index: Tensor, images: Tensor) -> Batch:
+        targets = None if self._targets is None else self._targets[index].to(self.device, non_blocking=True)
+        ids = [self.source.records[i].id for i in index.tolist()]
+        return Batch(ids, index, images.to(self.device, non_blocking=True), targets)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def evaluation_batches(
+        self, split: str, batch_size: int, *, fields: frozenset[str] = frozenset()
+    ) -> Iterator[Batch]:
+        """This process's share of a split, in order, in the fixed frame; `boxes`, `masks`, `parts` only where asked for.
+
+        `images` float32 in [0, 1] on the device.
+        """
+        self.prepare()
+        own = self.splits[split][self.share.rank :: self.share.world]
+        for start in range(0, len(own), batch_size):
+            index = own[start : start + batch_size]
+            yield self._evaluation_batch(index, fields)
+
+    def _evaluation_batch(self, index: Tensor, fields: frozenset[str]) -> Batch:
+        if not fields & {"boxes", "masks", "parts"}:
+            batch = self._batch(index, self.pictures(index))
+            batch.images = batch.images.float() / 255
+            return batch
+        samples = list(self.pool.map(self._sample, index.tolist()))
+        batch = self._batch(index, torch.stack([sample.image for sample in samples]))
+        batch.images = batch.images.float() / 255
+        if "boxes" in fields:
+            batch.boxes = [torch.zeros(0, 4) if s.boxes is None else s.boxes for s in samples]
+        if "masks" in fields and all(s.mask is not None for s in samples):
+            batch.masks = torch.stack([s.mask for s in samples if s.mask is not None]).to(self.device)
+        if "parts" in fields and all(s.parts is not None for s in samples):
+            batch.parts = torch.stack([s.parts for s in samples if s.parts is not None]).to(self.device)
+        return batch
+
+    def pictures(self, index: Tensor) -> Tensor:
+        """Pictures in the fixed frame, uint8 `(n, C, size, size)`, on the device."""
+        size = self.fields.size
+        if self._frames is not None:
+            start = round((self.resize - size) / 2)
+            return self._frames[index.to(self.device)][:, :, start : start + size, start : start + size]
+        return torch.stack(list(self.pool.map(self._evaluation_frame, index.tolist()))).to(self.device)
+
+    def _evaluation_frame(self, index: int) -> Tensor:
+        try:
+            image = self._image(index)
+        except FaultySample as fault:
+            raise UserError(f"{fault}; `partwise data` finds such pictures before a run") from None
+        fields = self.fields
+        placement = fit(*image.shape[1:], size=fields.size, resize=self.resize, keep_aspect=fields.keep_aspect)
+        return place(image, placement, fields.size)
+
+    def _sample(self, index: int) -> Sample:
+        """A sample with picture, boxes and masks in the fixed frame."""
+        try:
+            sample = self.source.load(index)
+        except FaultySample as fault:
+            raise UserError(f"{fault}; `partwise data` finds such pictures before a run") from None
+        fields = self.fields
+        placement = fit(*sample.image.shape[1:], size=fields.size, resize=self.resize, keep_aspect=fields.keep_aspect)
+        size = fields.size
+        return Sample(
+            id=sample.id,
+            image=place(sample.image, placement, size),
+            label=sample.label,
+            labels=sample.labels,
+            boxes=None if sample.boxes is None else place_boxes(sample.boxes, placement, size),
+            mask=None if sample.mask is None else place(sample.mask, placement, size, mask=True),
+            parts=None if sample.parts is None else place(sample.parts, placement, size, mask=True),
+        )
+
+    def has(self, field: str, split: str) -> bool:
+        """Whether the pictures of a split come with `targets`, `boxes` or `masks`."""
+        indices = self.splits.get(split, torch.empty(0)).tolist()
+        if field == "targets":
+            return self._targets is not None
+        records = (self.source.records[i] for i in indices[:64])
+        if field == "boxes":
+            return bool(indices) and any(r.boxes or r.has_mask for r in records)
+        return bool(indices) and all(r.has_mask for r in records)

@@ -1,0 +1,1 @@
+"""One module per real layout on disk."""

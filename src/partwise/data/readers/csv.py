@@ -1,0 +1,138 @@
+"""`csv:FILE`: pictures and labels in a table with the columns `file` and `label`, and optional others.
+
+`label` may hold several, `;` between them; `split` is train, val or test; `group` is what a split must not cut (a person, a
+slide); `mask` a file of class indices; `box` is `x1 y1 x2 y2` in pixels, half-open, several with `;` between. Files are
+relative to the table.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from partwise.config import UserError, nearest
+from partwise.data.readers.files import SPLITS, FileSource
+from partwise.data.sample import Record
+
+OPTIONAL = ("split", "group", "mask", "box")
+Box = tuple[float, float, float, float]
+
+
+class Csv(FileSource):
+    """Pictures of a table; `file` and `label` name its columns where they are called otherwise.
+
+    As soon as one row has several labels all rows are multi-label, and an empty cell means none of the classes. Without
+    several an empty cell means unlabelled. Classes are in text order, or in numerical order where all are whole numbers.
+    """
+
+    kind = "csv"
+    layout = "a comma-separated table with the columns file and label (optional: split, group, mask, box)"
+    home = ""
+
+    def __init__(self, path: Path, *, file: str = "file", label: str = "label") -> None:
+        if not path.is_file():
+            self.not_found(path, "not a file" if path.exists() else "not there")
+        rows = _read_rows(path, file, label)
+        cells = [[part.strip() for part in row[label].split(";") if part.strip()] for _, row in rows]
+        self.multi_label = any(len(parts) > 1 for parts in cells)
+        classes = _in_order({part for parts in cells for part in parts})
+        number = {name: index for index, name in enumerate(classes)}
+        records, masks, seen = [], {}, dict[str, int]()
+        for (line, row), parts in zip(rows, cells, strict=True):
+            name = row[file].strip()
+            if not name:
+                raise UserError(f"{path}: line {line}: column {file!r} is empty")
+            if name in seen:
+                raise UserError(
+                    f"{path}: line {line} repeats the file of line {seen[name]} ({name}); write one row a picture, "
+                    "several labels or boxes in one cell with ';' between"
+                )
+            seen[name] = line
+            if mask := row.get("mask", "").strip():
+                masks[len(records)] = mask
+            labels = tuple(sorted({number[part] for part in parts}))
+            records.append(
+                Record(
+                    id=name,
+                    split=_split(path, line, row.get("split", "")),
+                    label=labels[0] if labels and not self.multi_label else None,
+                    labels=labels if self.multi_label else None,
+                    boxes=_boxes(path, line, row.get("box", "")),
+                    group=row.get("group", "").strip(),
+                    file=name,
+                    has_mask=bool(mask),
+                )
+            )
+        super().__init__(path, path.parent, records, classes)
+        self.mask_files = masks
+
+
+def _read_rows(path: Path, file: str, label: str) -> list[tuple[int, dict[str, str]]]:
+    """(line, row) of every row that holds something. Raises UserError for a table that is not as expected."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            columns = [column.strip() for column in reader.fieldnames or ()]
+            for wanted in (file, label):
+                _require(path, wanted, columns)
+            reader.fieldnames = columns
+            rows = list(_rows(path, reader))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file (byte {error.start} is no UTF-8)") from error
+    except csv.Error as error:
+        raise UserError(f"{path}: not a comma-separated table: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if not rows:
+        raise UserError(f"{path}: no row below the header; expected one for each picture")
+    return rows
+
+
+def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    for row in reader:
+        if None in row or None in row.values():
+            columns = len(reader.fieldnames or ())
+            raise UserError(f"{path}: line {reader.line_num}: not as many cells as the {columns} columns of the header")
+        if any(cell.strip() for cell in row.values()):
+            yield reader.line_num, row
+
+
+def _require(path: Path, wanted: str, columns: list[str]) -> None:
+    if wanted in columns:
+        return
+    near = nearest(wanted, columns)
+    hint = f"; nearest: {near!r}, say ?{'label' if wanted == 'label' else 'file'}={near}" if near else ""
+    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
+        hint = "; the cells seem to be separated by something else than commas"
+    raise UserError(f"{path}: no column {wanted!r}, there are {', '.join(columns) or 'none'}{hint}")
+
+
+def _in_order(names: set[str]) -> list[str]:
+    try:
+        return sorted(names, key=lambda name: (int(name), name))
+    except ValueError:
+        return sorted(names)
+
+
+def _split(path: Path, line: int, cell: str) -> str:
+    name = cell.strip().lower()
+    if name and name not in SPLITS:
+        near = nearest(name, SPLITS)
+        hint = f"; nearest: {near}" if near else ""
+        raise UserError(f"{path}: line {line}: split {cell.strip()!r}; expected train, val or test{hint}")
+    return SPLITS.get(name, "")
+
+
+def _boxes(path: Path, line: int, cell: str) -> tuple[Box, ...]:
+    return tuple(_box(path, line, part) for part in cell.split(";") if part.strip())
+
+
+def _box(path: Path, line: int, text: str) -> Box:
+    try:
+        x1, y1, x2, y2 = (float(word) for word in text.split())
+    except ValueError as error:
+        raise UserError(f"{path}: line {line}: box {text.strip()!r}; expected x1 y1 x2 y2 in pixels") from error
+    if not (x1 < x2 and y1 < y2):
+        raise UserError(f"{path}: line {line}: box {text.strip()!r} is empty; expected x1 < x2 and y1 < y2")
+    return x1, y1, x2, y2

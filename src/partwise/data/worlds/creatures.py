@@ -1,0 +1,245 @@
+"""The world of creatures: articulated animals on textured grounds, with exact masks, parts, boxes and landmarks.
+
+Ten species by default (16 at most) that are told apart by one small ornament for certain and by the habits of the whole body
+weakly. A picture is a function of (version, seed, split, index) alone. `masks` hold 0 for the ground, class k as k + 1, and 255
+in the ring around every creature; `parts` hold the indices of `PARTS`, of which `ornament` is the telling one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from partwise.config import UserError
+from partwise.data.sample import VOID, Record, Sample, Source
+from partwise.data.worlds.creatures_anatomy import LANDMARKS, PARTS
+from partwise.data.worlds.creatures_draw import Bytes, Canvas, finish, lay_ground, paint
+from partwise.data.worlds.creatures_scene import Scene, draw_scene
+from partwise.data.worlds.creatures_species import MAX_CLASSES, SPECIES
+from partwise.data.worlds.draws import Ints, keys, permutations
+
+__all__ = ["LANDMARKS", "PARTS", "Creatures", "Rendered"]
+
+SPLITS = ("train", "val", "test")
+CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """n pictures with everything that is known of them.
+
+    `images` uint8 `(n, 3, s, s)`, `masks` and `parts` uint8 `(n, s, s)`; `boxes` float32 `(n, objects, 4)` and `landmarks`
+    float32 `(n, objects, 8, 2)`, not-a-number where a picture has fewer creatures; `labels` int64 `(n, objects)`, -1 there;
+    `facing` int64 `(n, objects)`, 1 to the right and -1 to the left.
+    """
+
+    images: Tensor
+    masks: Tensor
+    parts: Tensor
+    boxes: Tensor
+    landmarks: Tensor
+    labels: Tensor
+    facing: Tensor
+    captions: tuple[str, ...]
+
+
+class Creatures(Source):
+    """The source `creatures:`.
+
+    Options: `size` of the square pictures, number of `classes`, pictures in `train`, `val` and `test`, `seed`, `objects` (the
+    most creatures in a picture; above 1 the pictures have several labels) and the world's `version`. Pictures of a split do
+    not depend on how many others there are.
+    """
+
+    kind = "creatures"
+    name = "creatures"
+
+    def __init__(
+        self,
+        *,
+        size: int | str = 64,
+        classes: int | str = 10,
+        train: int | str = 4000,
+        val: int | str = 500,
+        test: int | str = 1000,
+        seed: int | str = 0,
+        objects: int | str = 1,
+        version: int | str = 1,
+    ) -> None:
+        self.size = _whole("size", size, 32, 512)
+        num_classes = _whole("classes", classes, 2, MAX_CLASSES)
+        counts = [_whole(split, value, 0, 10_000_000) for split, value in zip(SPLITS, (train, val, test), strict=True)]
+        self.seed = _whole("seed", seed, 0, 2**31 - 1)
+        self.objects = _whole("objects", objects, 1, 3)
+        self.version = _whole("version", version, 1, 1)
+        if sum(counts) == 0:
+            raise UserError("creatures: train, val and test are all 0; expected at least one picture")
+        if self.objects > num_classes:
+            raise UserError(
+                f"creatures: objects={self.objects} with classes={num_classes}; expected objects <= classes"
+            )
+        self.image_size = (self.size, self.size)
+        self.classes = tuple(species.name for species in SPECIES[:num_classes])
+        self.multi_label = self.objects > 1
+        self._split = np.repeat(np.arange(3), counts)
+        self._within = np.concatenate([np.arange(count) for count in counts])
+        self._labels = self._draw_labels()
+        self.records = self._make_records()
+
+    def _keys(self, positions: Ints, purpose: int) -> np.ndarray:
+        """One key a picture; splits are ranges of their own, so that none shares a picture with another."""
+        serial = (self._split[positions].astype(np.int64) << 40) + self._within[positions]
+        return keys(self.version, self.seed, purpose, serial)
+
+    def _draw_labels(self) -> Ints:
+        """`(n, objects)`, -1 where there is no creature; single labels are balanced in every run of `classes` pictures."""
+        everything, count = np.arange(len(self._split)), len(self.classes)
+        if not self.multi_label:
+            block, place = self._within // count, self._within % count
+            serial = (self._split.astype(np.int64) << 40) + block
+            return permutations(keys(self.version, self.seed, 1, serial), count)[everything, place][:, None]
+        order = permutations(self._keys(everything, 2), count)[:, : self.objects]
+        present = 1 + self._keys(everything, 3) % np.uint64(self.objects)
+        return np.where(np.arange(self.objects) < present[:, None].astype(np.int64), order, -1)
+
+    def _make_records(self) -> list[Record]:
+        records = []
+        for split, within, row in zip(self._split.tolist(), self._within.tolist(), self._labels.tolist(), strict=True):
+            labels = tuple(sorted(label for label in row if label >= 0))
+            records.append(
+                Record(
+                    id=f"{SPLITS[split]}/{within:06d}",
+                    split=SPLITS[split],
+                    label=None if self.multi_label else labels[0],
+                    labels=labels if self.multi_label else None,
+                    has_mask=True,
+                )
+            )
+        return records
+
+    def scene(self, indices: Sequence[int]) -> Scene:
+        """What the pictures show, before any pixel is drawn."""
+        positions = np.asarray(indices, dtype=np.int64).reshape(-1)
+        return draw_scene(
+            self._keys(positions, 4), self._labels[positions], size=self.size, num_classes=len(self.classes)
+        )
+
+    def load_image(self, index: int) -> Tensor:
+        return self.images([index])[0]
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """uint8 `(n, 3, size, size)`; every picture the same, bit for bit, whatever else is asked for with it."""
+        positions = np.asarray(indices, dtype=np.int64).reshape(-1)
+        result = np.empty((len(positions), 3, self.size, self.size), dtype=np.uint8)
+        step = max(1, CHUNK * 64 * 64 // (self.size * self.size))
+        for start in range(0, len(positions), step):
+            chosen = positions[start : start + step]
+            result[start : start + step] = _draw(self.scene(chosen), with_maps=False)[0]
+        return torch.from_numpy(result)
+
+    def render(self, indices: Sequence[int]) -> Rendered:
+        """The pictures with masks, parts, boxes, landmarks and captions."""
+        scene = self.scene(indices)
+        images, instances, parts = _draw(scene, with_maps=True)
+        assert instances is not None and parts is not None
+        ring = max(1, round(self.size / 64))
+        return Rendered(
+            images=torch.from_numpy(images),
+            masks=torch.from_numpy(class_mask(instances, scene.labels, ring)),
+            parts=torch.from_numpy(parts),
+            boxes=torch.from_numpy(tight_boxes(instances, self.objects)),
+            landmarks=torch.from_numpy(scene.landmarks.astype(np.float32)),
+            labels=torch.from_numpy(scene.labels),
+            facing=torch.from_numpy(scene.facing),
+            captions=scene.captions(),
+        )
+
+    def load(self, index: int) -> Sample:
+        record, seen = self.records[index], self.render([index])
+        present = ~torch.isnan(seen.boxes[0, :, 0])
+        return Sample(
+            id=record.id,
+            image=seen.images[0],
+            label=record.label,
+            labels=self.multi_hot(record.labels),
+            mask=seen.masks[0],
+            parts=seen.parts[0],
+            boxes=seen.boxes[0, present],
+            landmarks=seen.landmarks[0, present].reshape(-1, 2),
+            split=record.split,
+            caption=seen.captions[0],
+        )
+
+    def fingerprint(self) -> str:
+        """As for every source, with the options that change pixels."""
+        own = repr((self.version, self.seed, self.size, self.objects))
+        return hashlib.sha256((super().fingerprint() + own).encode()).hexdigest()[:16]
+
+
+def _whole(option: str, value: int | str, low: int, high: int) -> int:
+    """An option as a whole number within bounds. Raises UserError."""
+    try:
+        number = int(value) if not isinstance(value, bool) else None
+    except (TypeError, ValueError):
+        number = None
+    if number is None or number != value and str(number) != value or not low <= number <= high:
+        only = f"{low}" if low == high else f"a whole number from {low} to {high}"
+        raise UserError(f"creatures: option {option}={value}; expected {only}")
+    return number
+
+
+def _draw(scene: Scene, *, with_maps: bool) -> tuple[Bytes, Bytes | None, Bytes | None]:
+    """Images, instances (1, 2, 3 in the order of the labels) and parts of a scene."""
+    pixels = lay_ground(scene.ground, scene.size)
+    count = len(pixels)
+    maps = [np.zeros((count, scene.size, scene.size), dtype=np.uint8) if with_maps else None for _ in range(2)]
+    canvas = Canvas(pixels, maps[0], maps[1])
+    for layer in scene.layers:
+        paint(canvas, layer, scene.light)
+    return finish(pixels, scene.finish), maps[0], maps[1]
+
+
+def class_mask(instances: Bytes, labels: Ints, ring: int) -> Bytes:
+    """Instances `(n, h, w)` -> class masks: 0 ground, class k as k + 1, VOID in a ring of that width around each creature.
+
+    The ring lies outside: on the ground, or on the creature of lower number where two touch, so thin legs keep their pixels.
+    """
+    table = np.concatenate([np.zeros((len(labels), 1), dtype=np.int64), labels + 1], axis=1).astype(np.uint8)
+    mask = np.take_along_axis(table, instances.reshape(len(labels), -1).astype(np.int64), axis=1).reshape(
+        instances.shape
+    )
+    highest = instances
+    for _ in range(ring):
+        highest = _highest_neighbour(highest)
+    mask[highest > instances] = VOID
+    return mask
+
+
+def _highest_neighbour(values: Bytes) -> Bytes:
+    """The maximum over each pixel's 3 x 3 neighbourhood."""
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)))
+    across = np.maximum(np.maximum(padded[:, :, :-2], padded[:, :, 1:-1]), padded[:, :, 2:])
+    return np.maximum(np.maximum(across[:, :-2], across[:, 1:-1]), across[:, 2:])
+
+
+def tight_boxes(instances: Bytes, objects: int) -> np.ndarray:
+    """Half-open boxes around the visible pixels of each instance, float32 `(n, objects, 4)`; not-a-number without any."""
+    _, height, width = instances.shape
+    boxes = np.full((len(instances), objects, 4), np.nan, dtype=np.float32)
+    for number in range(objects):
+        seen = instances == number + 1
+        columns, rows = seen.any(axis=1), seen.any(axis=2)
+        there = columns.any(axis=1)
+        edges = (
+            columns.argmax(axis=1),
+            rows.argmax(axis=1),
+            width - columns[:, ::-1].argmax(axis=1),
+            height - rows[:, ::-1].argmax(axis=1),
+        )
+        boxes[there, number] = np.stack(edges, axis=1)[there]
+    return boxes

@@ -1,0 +1,1 @@
+"""Devices, the shared training loop, checkpoints, tracking and studies."""

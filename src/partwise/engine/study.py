@@ -1,0 +1,72 @@
+"""Studies: a recipe over a grid of settings, seeds and folds; one run folder a cell, mean and spread over all."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from partwise.config import UserError, split_setting
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study: `arm` names its grid settings, `settings` are those and its seed and fold, as `a.b=c`."""
+
+    name: str
+    arm: str
+    settings: tuple[str, ...]
+
+
+def parse_grid(grid: Sequence[str]) -> dict[str, list[str]]:
+    """`["a.b=1,2", "c=x,y"]` -> field -> values as text. Commas inside brackets do not separate."""
+    axes: dict[str, list[str]] = {}
+    for text in grid:
+        name, values = split_setting(text)
+        if name in axes:
+            raise UserError(f"--grid {text}: {name} is given twice")
+        axes[name] = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", values) if value.strip()]
+        if not axes[name]:
+            raise UserError(f"--grid {text}: expected FIELD=VALUE,VALUE,...")
+    return axes
+
+
+def cells(axes: Mapping[str, Sequence[str]], *, seeds: int, first_seed: int, folds: int) -> list[Cell]:
+    """Every combination of the axes with every seed and fold, in order."""
+    made = []
+    for values in itertools.product(*axes.values()):
+        arm_settings = tuple(f"{name}={value}" for name, value in zip(axes, values, strict=True))
+        arm = "_".join(f"{name.split('.')[-1]}-{value}" for name, value in zip(axes, values, strict=True)) or "recipe"
+        arm = re.sub(r"[^A-Za-z0-9._+-]+", "-", arm)
+        for seed, fold in itertools.product(range(seeds), range(max(folds, 1))):
+            settings, name = list(arm_settings), arm
+            settings.append(f"train.seed={first_seed + seed}")
+            name += f"_seed-{first_seed + seed}"
+            if folds:
+                settings += [f"data.folds={folds}", f"data.fold={fold}"]
+                name += f"_fold-{fold}"
+            made.append(Cell(name, arm, tuple(settings)))
+    return made
+
+
+def summarise(
+    recipe: str, axes: Mapping[str, Sequence[str]], made: Sequence[Cell], summaries: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Mean, standard deviation and raw values of every metric, an entry an arm, from the cells finished so far."""
+    arms = []
+    for arm in dict.fromkeys(cell.arm for cell in made):
+        own = [cell for cell in made if cell.arm == arm and cell.name in summaries]
+        names = dict.fromkeys(name for cell in own for name in summaries[cell.name].get("metrics", {}))
+        metrics = {}
+        for name in names:
+            values = [summaries[cell.name]["metrics"].get(name) for cell in own]
+            known = [value for value in values if value is not None]
+            if known:
+                spread = statistics.stdev(known) if len(known) > 1 else 0.0
+                metrics[name] = {"mean": statistics.fmean(known), "std": spread, "values": known}
+        settings = [s for s in next(c for c in made if c.arm == arm).settings if s.split("=")[0] in axes]
+        arms.append({"name": arm, "settings": settings, "runs": [cell.name for cell in own], "metrics": metrics})
+    return {"recipe": recipe, "grid": {name: list(values) for name, values in axes.items()}, "cells": arms}

@@ -1,0 +1,81 @@
+"""The contract of a method: networks, stages, prediction, and the protocols it answers to."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from partwise.config import Paper, Recipe
+from partwise.data.loading import PictureData
+from partwise.data.sample import Source
+from partwise.engine.loop import Job
+from partwise.engine.stages import Stage
+from partwise.models.saved import NetworkSpec
+from partwise.report.values import Prediction
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a network must know of the data it is built for; kept with the weights."""
+
+    classes: tuple[str, ...]
+    multi_label: bool = False
+    channels: int = 3
+
+    @classmethod
+    def of(cls, source: Source) -> DataFacts:
+        return cls(source.classes, source.multi_label, source.channels)
+
+
+class Method(ABC):
+    """A published system: made for a recipe and the facts of a data set, trained through its stages.
+
+    `networks` exist from the start (random, a function of the torch seed at that moment); stages fill them.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[Paper]
+
+    def __init__(self, recipe: Recipe, facts: DataFacts) -> None:
+        self.recipe = recipe
+        self.facts = facts
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.facts.classes
+
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """What `model.safetensors` keeps, by prefix."""
+
+    @abstractmethod
+    def specs(self) -> dict[str, NetworkSpec]:
+        """What rebuilds each of `networks`."""
+
+    @abstractmethod
+    def stages(self, data: PictureData, job: Job) -> list[Stage]:
+        """The stages in order; cheap to make, prepared when their turn comes."""
+
+    @abstractmethod
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """One typed result a picture, from float images `(B, C, S, S)` in [0, 1] in the network's frame."""
+
+    def load(self, networks: Mapping[str, nn.Module]) -> None:
+        """Take the weights of saved networks."""
+        for name, network in self.networks().items():
+            network.load_state_dict(networks[name].state_dict())
+
+    def to(self, device: torch.device) -> None:
+        """Move all networks."""
+        for network in self.networks().values():
+            network.to(device)
+
+    def eval(self) -> None:
+        """Put all networks into evaluation mode."""
+        for network in self.networks().values():
+            network.eval()

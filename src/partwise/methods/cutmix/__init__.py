@@ -1,0 +1,1 @@
+"""CutMix (Yun et al., ICCV 2019): classifiers whose decision can be located."""

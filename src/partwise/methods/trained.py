@@ -1,0 +1,76 @@
+"""A finished run as an object: its method with the trained weights, and what the folder says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from partwise.config import Recipe, UserError
+from partwise.methods.base import DataFacts, Method
+from partwise.methods.recipes import load_recipe
+from partwise.methods.table import find_method
+from partwise.models.saved import load_networks, save_networks
+from partwise.report.values import Prediction
+from partwise.run import RunFolder
+
+
+class TrainedRun:
+    """`pw.load(RUN)`: predicts, and gives the networks to a loop of one's own."""
+
+    def __init__(self, folder: RunFolder, recipe: Recipe, method: Method) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.method = method
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds."""
+        return self.folder.read_summary()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.method.classes)
+
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """One result a picture, from float images `(B, 3, S, S)` in [0, 1] at the recipe's `data.size`."""
+        return self.method.predict(images)
+
+
+def save_trained(folder: RunFolder, method: Method) -> None:
+    """Write `model.safetensors`: every network with what rebuilds it, and the facts of the data it was trained on."""
+    facts = method.facts
+    metadata = {
+        "method": method.name,
+        "recipe": method.recipe.recipe,
+        "facts": json.dumps({"classes": facts.classes, "multi_label": facts.multi_label, "channels": facts.channels}),
+    }
+    save_networks(folder.model, method.networks(), method.specs(), metadata)
+
+
+def load_trained(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
+    """The run in a folder. Raises UserError where there is none, or where it is unfinished or copied in part."""
+    folder = RunFolder(path)
+    if not folder.exists():
+        raise UserError(f"{path}: is no run folder (there is no recipe.yaml)")
+    if not folder.model.exists():
+        raise UserError(f"{path}: has no model.safetensors yet; `partwise train {folder.recipe}` finishes the run")
+    recipe, _ = load_recipe(str(folder.recipe))
+    saved = load_networks(folder.model)
+    try:
+        facts = json.loads(saved.metadata["facts"])
+        known = DataFacts(tuple(facts["classes"]), bool(facts["multi_label"]), int(facts["channels"]))
+    except (KeyError, ValueError, TypeError):
+        raise UserError(
+            f"{folder.model}: does not say which classes it knows; the file was changed or made elsewhere"
+        ) from None
+    # The weights come from the run; the file the recipe once started from may be gone.
+    bare = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": None})})
+    method = find_method(recipe.method_name)(bare, known)
+    method.load(saved.networks)
+    method.to(torch.device(device))
+    method.eval()
+    return TrainedRun(folder, recipe, method)

@@ -1,0 +1,1 @@
+"""Networks behind one contract, and the file format that rebuilds them."""

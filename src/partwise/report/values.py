@@ -1,0 +1,35 @@
+"""Typed values that the rest of the package hands to the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Cell = str | int | float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the report with the numbers behind it: `image` is uint8 `(H, W, 3)`, `rows` become a CSV file."""
+
+    name: str
+    title: str
+    caption: str
+    image: NDArray[np.uint8]
+    rows: list[dict[str, Cell]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier that locates says of one picture, in the network's frame.
+
+    `probabilities` float32 `(K,)`; `label` the index named; `heatmap` float32 `(S, S)` in [0, 1] for that label; `box`
+    `(x1, y1, x2, y2)` round the hottest region, half-open pixels, or None where the map is empty.
+    """
+
+    label: int
+    probabilities: NDArray[np.float32]
+    heatmap: NDArray[np.float32]
+    box: tuple[float, float, float, float] | None
