@@ -23,10 +23,9 @@ from partwise.engine.launch import inside_launcher, launch
 from partwise.engine.loop import Interrupted, Job, run_stages
 from partwise.engine.runtime import Runtime, catch_signals, environment, finish, start
 from partwise.engine.tracking import Progress, Tracker, duration
-from partwise.evaluate.base import SUITES
 from partwise.measure import measure, merge_metrics
 from partwise.methods.base import DataFacts, Method
-from partwise.methods.recipes import RecipeBook, check_suites, find_recipe, load_recipe
+from partwise.methods.recipes import find_recipe, load_recipe, resolve
 from partwise.methods.table import find_method
 from partwise.methods.trained import TrainedRun, load_trained, save_trained
 from partwise.ops import draws
@@ -37,21 +36,7 @@ from partwise.run import RunFolder, write_atomically
 if TYPE_CHECKING:
     from partwise.data.checks import DataReport
 
-__all__ = ["data", "doctor", "evaluate", "load", "predict", "report", "resolve", "train"]
-
-
-def resolve(
-    recipe: str | Recipe, *, data: str | None = None, settings: Sequence[str] = ()
-) -> tuple[Recipe, RecipeBook]:
-    """The recipe by name, file or value, with `--data` and `--set` applied and its suites checked."""
-    if isinstance(recipe, Recipe):
-        found, book = recipe, find_recipe(recipe.recipe)[1]
-    else:
-        found, book = load_recipe(recipe)
-    changes = ([f"data.source={data}"] if data is not None else []) + list(settings)
-    found = override(found, changes)
-    check_suites(found, SUITES)
-    return found, book
+__all__ = ["data", "doctor", "evaluate", "load", "predict", "report", "train"]
 
 
 def train(
@@ -194,7 +179,7 @@ def _train_and_measure(recipe: Recipe, source: Source, folder: RunFolder, runtim
 
 def _check(source: Source, recipe: Recipe) -> tuple[dict[str, str], list[int]]:
     """Headers and labels of everything, before the first step: a fault ends the run by name, or is set aside and counted."""
-    faults = check_headers(source)
+    faults = [fault for fault in check_headers(source) if fault.serious]
     if faults and recipe.data.on_fault == "stop":
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise UserError(f"{faults[0].file}: {faults[0].reason}{more}; data.on_fault=skip sets such pictures aside")
@@ -218,13 +203,16 @@ def commit() -> str | None:
     here = Path(__file__).resolve().parent
     if not (here.parents[1] / ".git").exists():
         return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
     try:
-        options: dict[str, Any] = {"cwd": here, "capture_output": True, "text": True, "check": True, "timeout": 10}
-        name = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **options).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
+        name, dirty = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
-    return f"{name}+" if dirty else str(name)
+    return f"{name}+" if dirty else name
 
 
 def _headline(recipe: Recipe, runtime: Runtime, pictures: PictureData, method: Method) -> str:
@@ -276,10 +264,8 @@ def evaluate(
     What was measured on another source is named `suite@kind/metric`.
     """
     trained = load_trained(Path(run))
-    recipe = trained.recipe
-    if suites:
-        recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"suites": tuple(suites)})})
-        check_suites(recipe, SUITES)
+    settings = [f"evaluate.suites=[{', '.join(suites)}]"] if suites else []
+    recipe, _ = resolve(trained.recipe, settings=settings)
     source = open_source(on or recipe.data.source)
     if source.classes != trained.classes:
         raise UserError(

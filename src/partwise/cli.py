@@ -47,9 +47,9 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe; the same command continues an unfinished run."""
-    from partwise.methods.recipes import load_recipe
+    from partwise.methods.recipes import resolve
 
-    load_recipe(recipe)  # a typo is answered before torch is imported
+    resolve(recipe, data=data, settings=settings or [])  # a typo is answered before torch is imported
     from partwise import api
 
     if dry_run:

@@ -93,7 +93,7 @@ class DataFields(Section):
         description="resident: all pictures as uint8 on the device; auto: resident up to 2 GiB, where all are one size",
     )
     threads: int = Field(0, ge=0, description="threads that decode; 0: one a core")
-    augment: AugmentFields = AugmentFields()  # type: ignore[call-arg]  # pydantic's defaults
+    augment: AugmentFields = AugmentFields()
 
 
 class ModelFields(Section):
@@ -175,10 +175,10 @@ class Recipe(Section):
 
     recipe: str = Field(description="the named recipe that this is, or started from")
     data: DataFields
-    model: ModelFields = ModelFields()  # type: ignore[call-arg]
-    optim: OptimFields = OptimFields()  # type: ignore[call-arg]
-    train: TrainFields = TrainFields()  # type: ignore[call-arg]
-    evaluate: EvaluateFields = EvaluateFields()  # type: ignore[call-arg]
+    model: ModelFields = ModelFields()
+    optim: OptimFields = OptimFields()
+    train: TrainFields = TrainFields()
+    evaluate: EvaluateFields = EvaluateFields()
     method: Section = Section()
 
     @property
@@ -299,10 +299,8 @@ def override(recipe: RecipeT, settings: Iterable[str]) -> RecipeT:
     fields = _fields_below(type(recipe))
     for setting in settings:
         name, text = split_setting(setting)
-        top, _, inner = name.partition(".")
-        mapping_field = next((f for f in fields if name.startswith(f + ".") and f == "model.arguments"), None)
-        if mapping_field is not None:
-            values["model"]["arguments"][name[len(mapping_field) + 1 :]] = yaml.safe_load(text)
+        if name.startswith("model.arguments."):  # the one field that is itself a mapping
+            values["model"]["arguments"][name.removeprefix("model.arguments.")] = yaml.safe_load(text)
             continue
         if name not in fields:
             leaves = {field.rsplit(".", 1)[-1]: field for field in fields}

@@ -13,7 +13,7 @@ from partwise.config import Recipe, UserError
 from partwise.data.loading import PictureData
 from partwise.engine.runtime import Runtime
 from partwise.engine.tracking import Progress
-from partwise.evaluate.base import Evaluator, find_evaluator
+from partwise.evaluate.base import Evaluation, Evaluator, find_evaluator
 from partwise.evaluate.runner import run_suite
 from partwise.methods.base import Method
 from partwise.report import figures
@@ -88,12 +88,10 @@ def measure(
             continue
         found = _run_one(evaluator, method, data, recipe, split, runtime=runtime)
         count = len(data.splits[split])
-        for metric, value in found.metrics.items():
-            full = metric if "/" in metric else f"{name}/{metric}"
-            metrics[full] = value
-            own = found.detail.get(metric, {})
-            weights = "last (moving average)" if recipe.train.ema is not None else "last"
-            detail[full] = {"split": split, "n": count, "weights": weights} | own
+        metrics |= found.metrics
+        weights = "last (moving average)" if recipe.train.ema is not None else "last"
+        for metric, facts in found.detail.items():
+            detail[metric] = {"split": split, "n": count, "weights": weights} | facts
         pictures += found.pictures
     return Measured(metrics, detail, pictures)
 
@@ -109,7 +107,7 @@ def build_evaluator(name: str, method: Method, recipe: Recipe) -> Evaluator:
 
 def _run_one(
     evaluator: Evaluator, method: Method, data: PictureData, recipe: Recipe, split: str, *, runtime: Runtime
-) -> Any:
+) -> Evaluation:
     size = recipe.evaluate.batch_size
     wants = frozenset(evaluator.wants)
     final = split == "test"
@@ -124,5 +122,5 @@ def _run_one(
         data.evaluation_batches(split, size, fields=wants),
         validation=validation,
         images=images if final else None,
-        gather=runtime.gather if runtime.share.world > 1 else None,
+        gather=runtime.gather_rows if runtime.share.world > 1 else None,
     )

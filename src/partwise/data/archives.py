@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -157,24 +158,23 @@ def _tar_members(archive: Path, limit: int) -> Iterator[tuple[str, IO[bytes] | N
 
 
 @contextmanager
-def _tar_bytes(archive: Path, limit: int) -> Iterator[IO[bytes]]:
+def _tar_bytes(archive: Path, limit: int) -> Iterator[io.BufferedIOBase]:
     """The bytes of a tar, unzipped where needed, bounded even where only headers swell."""
-    gzipped = archive.name.lower().endswith(("gz",))
     with archive.open("rb") as file:
-        if gzipped:
+        if archive.name.lower().endswith("gz"):
             with gzip.open(file) as unzipped:
                 yield _Bounded(unzipped, archive, 2 * limit)  # headers and padding beside the content
         else:
             yield file
 
 
-class _Bounded:
+class _Bounded(io.BufferedIOBase):
     """A stream that refuses to give more than `limit` bytes in all."""
 
-    def __init__(self, stream: IO[bytes], archive: Path, limit: int) -> None:
+    def __init__(self, stream: gzip.GzipFile, archive: Path, limit: int) -> None:
         self._stream, self._archive, self._left, self._limit = stream, archive, limit, limit
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         data = self._stream.read(size)
         self._left -= len(data)
         if self._left < 0:

@@ -6,6 +6,7 @@ step. Two weights of finding: a *fault* is a picture that cannot be used; a *not
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from partwise.data.findings import (
@@ -35,6 +37,8 @@ from partwise.data.sample import FaultySample, Source
 CHUNK = 2000
 """Pictures in flight at once: bounds memory, and how often progress is told."""
 PREVIEW_SIDE = 128
+REMARKED = 4
+"""Pictures of each kind of finding on the contact sheet."""
 
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
@@ -84,14 +88,20 @@ class DataReport:
     def lines(self) -> list[str]:
         """The report as a few lines of text."""
         splits = ", ".join(f"{name or 'no split'} {count:,}" for name, count in self.splits.items())
-        sizes = [f"{width} x {height}" for height, width in (min(self.sizes), max(self.sizes))] if self.sizes else []
-        kinds = Counter((fault.serious, fault.kind) for fault in self.faults)
+        sides = [sorted(side) for side in zip(*self.sizes, strict=True)][::-1]
+        sizes = " x ".join(f"{side[0]}" if side[0] == side[-1] else f"{side[0]}-{side[-1]}" for side in sides)
+        kinds: dict[str, list[str]] = {}
+        for fault in self.faults:
+            kinds.setdefault(f"{'fault' if fault.serious else 'note'}: {fault.kind}", []).append(fault.file)
         return [
             f"{self.source}: {self.num_pictures:,} pictures ({splits}), {len(self.classes):,} classes",
-            f"sizes: {' to '.join(dict.fromkeys(sizes)) or 'none read'}; modes: "
+            f"width x height: {sizes or 'none read'}; modes: "
             + ", ".join(f"{mode} {count:,}" for mode, count in self.modes.items()),
             f"boxes {self.num_boxes:,}, masks {self.num_masks:,}, groups {self.num_groups:,}",
-            *(f"{'fault' if serious else 'note'}: {kind} {n:,}" for (serious, kind), n in sorted(kinds.items(), reverse=True)),
+            *(
+                f"{kind}, {len(files):,}: {', '.join(files[:3])}{', ...' * (len(files) > 3)}"
+                for kind, files in kinds.items()
+            ),
             f"{self.num_unusable:,} pictures cannot be used" if self.num_unusable else "every picture can be used",
         ]
 
@@ -108,9 +118,9 @@ class _Seen:
 
 
 def check_headers(source: Source, *, threads: int | None = None) -> list[Fault]:
-    """Faults that headers and labels show, without decoding: about a millisecond a file, nothing for arrays in memory.
+    """Faults that headers and labels show, without decoding: under a millisecond a file, nothing for arrays in memory.
 
-    A file whose end looks cut off is decoded to be sure. Only serious findings are returned, in the order of the records.
+    A file whose end looks cut off is decoded to be sure. Serious findings only, in the order of the records.
     """
     faults = label_faults(source)
     if isinstance(source, ArraySource):
@@ -119,8 +129,8 @@ def check_headers(source: Source, *, threads: int | None = None) -> list[Fault]:
             Fault("unreadable", source.records[i].id, reason, index=i) for i, reason in sorted(source.broken.items())
         ]
     elif source.root is not None:
-        found = (fault for part in _in_threads(lambda i: _header_fault(source, i), len(source), threads) for fault in part)
-        faults += [fault for fault in found if fault is not None]
+        for part in _in_threads(lambda index: _header_fault(source, index), len(source), threads):
+            faults += [fault for fault in part if fault is not None]
     return sorted(faults, key=lambda fault: -1 if fault.index is None else fault.index)
 
 
@@ -224,10 +234,8 @@ def _look(source: Source, index: int) -> _Seen:
 
 
 def _digest(image: Tensor) -> bytes:
-    import hashlib
-
     pixels = np.ascontiguousarray(image.numpy())
-    return hashlib.blake2b(pixels, digest_size=16, person=repr(pixels.shape).encode()[:16]).digest()
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16, person=repr(pixels.shape).encode()[:16]).digest()
 
 
 def _is_grey(image: Tensor) -> bool:
@@ -235,12 +243,14 @@ def _is_grey(image: Tensor) -> bool:
 
 
 def _previews(source: Source, seen: Sequence[_Seen], faults: Sequence[Fault], count: int) -> Iterator[Preview]:
-    """Pictures with a remark first (a third of the sheet at most), then the classes in turn."""
+    """Pictures with a remark first (a few of each kind), then the classes in turn."""
     remarks: dict[int, str] = {}
+    kinds: dict[str, list[int]] = {}
     for fault in faults:
         if fault.index is not None and seen[fault.index].size:
             remarks.setdefault(fault.index, fault.kind)
-    chosen = list(remarks)[: count // 3]
+            kinds.setdefault(fault.kind, []).append(fault.index)
+    chosen = list(dict.fromkeys(index for found in kinds.values() for index in found[:REMARKED]))[: count // 2]
     for index in _in_turn(source, seen):
         if len(chosen) >= count:
             break
@@ -270,8 +280,6 @@ def _in_turn(source: Source, seen: Sequence[_Seen]) -> Iterator[int]:
 
 def _shrink(image: Tensor) -> tuple[NDArray[np.uint8], float]:
     """uint8 `(H, W, 3)` with the long side at most PREVIEW_SIDE, and the scale."""
-    from PIL import Image
-
     array = np.ascontiguousarray(image.expand(3, -1, -1).permute(1, 2, 0).numpy())
     height, width = array.shape[:2]
     scale = min(1.0, PREVIEW_SIDE / max(height, width))

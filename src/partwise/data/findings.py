@@ -10,6 +10,8 @@ from pathlib import PurePosixPath
 from partwise.data.headers import Header
 from partwise.data.sample import Source
 
+ROUNDING = 1.0
+"""Pixels by which a box may leave its picture unmentioned: what is lost when pictures and boxes are scaled."""
 PLAIN_MODES = ("RGB", "L")
 MODE_KINDS = {
     "P": "palette",
@@ -35,7 +37,7 @@ SUFFIXES = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One finding: its `kind`, the `file` (or id) it is about, the `detail`, and the position of the picture.
+    """One finding: its `kind`, the `file` (or id, class, group) it is about, the `detail`, and the picture's position.
 
     `serious`: the picture cannot be used as it is. Otherwise the finding is a note.
     """
@@ -45,6 +47,11 @@ class Fault:
     detail: str
     index: int | None = None
     serious: bool = True
+
+    @property
+    def reason(self) -> str:
+        """Kind and detail in one."""
+        return f"{self.kind}: {self.detail}"
 
 
 def _name(source: Source, index: int) -> str:
@@ -89,11 +96,12 @@ def group_faults(source: Source) -> list[Fault]:
     for record in source.records:
         if record.group:
             splits[record.group][record.split] += 1
-    return [
-        Fault("leakage of a group", group, "in " + ", ".join(f"{s or 'no split'} ({n})" for s, n in counts.items()), serious=False)
-        for group, counts in splits.items()
-        if len(counts) > 1
-    ]
+    faults = []
+    for group, counts in splits.items():
+        if len(counts) > 1:
+            where = ", ".join(f"{split or 'no split'} ({count})" for split, count in counts.items())
+            faults.append(Fault("leakage of a group", group, f"in {where}", serious=False))
+    return faults
 
 
 def duplicate_faults(source: Source, digests: Sequence[bytes]) -> list[Fault]:
@@ -139,7 +147,7 @@ def mode_faults(source: Source, headers: Sequence[Header | None], grey: Sequence
 
 
 def box_faults(source: Source, sizes: Sequence[tuple[int, int] | None]) -> list[Fault]:
-    """Boxes that leave their picture (they are cut to it), or are empty once cut."""
+    """Boxes that leave their picture by more than rounding (they are cut to it), or are empty once cut."""
     faults = []
     for index, size in enumerate(sizes):
         for box in source.records[index].boxes if size else ():
@@ -149,6 +157,6 @@ def box_faults(source: Source, sizes: Sequence[tuple[int, int] | None]) -> list[
             where = f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) in {width} x {height}"
             if min(x2, width) <= max(x1, 0) or min(y2, height) <= max(y1, 0):
                 faults.append(Fault("empty box", _name(source, index), where, index))
-            elif x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+            elif max(-x1, -y1, x2 - width, y2 - height) > ROUNDING:
                 faults.append(Fault("box leaves its picture", _name(source, index), where, index, serious=False))
     return faults

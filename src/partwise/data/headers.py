@@ -110,12 +110,12 @@ def _bits(image: Image.Image) -> int:
     if image.format == "TIFF":
         bits = getattr(image, "tag_v2", {}).get(258, (8,))
         return int(max(bits)) if isinstance(bits, tuple) else int(bits)
-    rawmodes = [str(tile[3]) for tile in image.tile] if image.format == "PNG" else []
+    rawmodes = [str(tile[3]) for tile in getattr(image, "tile", ())] if image.format == "PNG" else []
     return 16 if any(";16" in rawmode for rawmode in rawmodes) else 8
 
 
 def looks_cut(path: Path, header: Header) -> bool:
-    """Whether the mark that ends this format is missing from the end of the file: a suspicion, to be confirmed by decoding."""
+    """Whether the mark that ends this format is missing near the end of the file: a suspicion, for decoding to confirm."""
     ending = ENDINGS.get(header.format)
     if ending is None:
         return False

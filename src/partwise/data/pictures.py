@@ -30,8 +30,12 @@ from partwise.data.headers import (
     verdict,
 )
 
-__all__ = ["FaultyPicture", "Header", "decode", "decode_mask", "probe"]
+__all__ = ["SUFFIXES", "FaultyPicture", "Header", "decode", "decode_mask", "probe"]
 
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+)
+"""How the names of pictures end, in lower case."""
 RGB_MODE = 3  # torchvision's number for "convert to RGB"
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

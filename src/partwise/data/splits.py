@@ -65,7 +65,9 @@ def fold_indices(source: Source, folds: int, fold: int, seed: int = 0, *, valida
     pool = sorted(train + val)
     parts = _folds(source.records, pool, folds, seed)
     if not parts[fold]:
-        raise UserError(f"fold {fold} of {folds} is empty: {source.name} has too few pictures or groups for {folds} folds")
+        raise UserError(
+            f"fold {fold} of {folds} is empty: {source.name} has too few pictures or groups for {folds} folds"
+        )
     rest = [i for part in (*parts[:fold], *parts[fold + 1 :]) for i in part]
     if held:
         return _tensors(rest, parts[fold], held)

@@ -73,6 +73,15 @@ def run_stages(stages: Sequence[Stage], job: Job) -> list[dict[str, Any]]:
     return job.reports
 
 
+def first_steps(stage: TrainStage, job: Job, count: int) -> Iterator[int]:
+    """Set a stage up and yield after each of its first steps, leaving nothing behind: for estimates and benchmarks."""
+    training = _Training(stage, job)
+    training.set_up()
+    for step in range(count):
+        training.advance()
+        yield step
+
+
 def _compute(stage: ComputeStage, job: Job) -> dict[str, Any]:
     """Make what is not there yet; with several processes each its share."""
     products, share = job.products, job.runtime.share
@@ -131,18 +140,22 @@ class _Training:
     # -- set-up --------------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
-        stage, runtime, products = self.stage, self.job.runtime, self.job.products
+        self.set_up()
+        self._loop()
+        self._leave()
+        return self._facts()
+
+    def set_up(self) -> None:
+        """Prepare the stage, take up its checkpoint where there is one, and hand its modules to the strategy."""
+        stage = self.stage
         torch.manual_seed(draws.derive(self.fields.seed, stage.name, "prepare"))
-        stage.prepare(products)
+        stage.prepare(self.job.products)
         self._place_networks()
         self.plans = stage.plans()
         self.networks = nn.ModuleDict(stage.networks())
         self.average = ModuleAverage(self.networks) if stage.ema is not None else None
         self._resume()
         self._wrap()
-        self._loop()
-        self._leave(runtime, products)
-        return self.job.products.facts(stage.name) if runtime.leads else self._facts()
 
     def _place_networks(self) -> None:
         runtime = self.job.runtime
@@ -231,14 +244,7 @@ class _Training:
         gap = max(1, round(every * stage.steps_per_epoch)) if every else 0
         while counters.step < stage.steps:
             begun = time.monotonic()
-            progress = counters.step / stage.steps
-            rates = {name: set_rate(plan.optimizer, plan.fields, progress) for name, plan in self.plans.items()}
-            logs = self._manual_step() if stage.strategy == "manual" else self._wrapped_step()
-            if self.average is not None and stage.ema is not None:
-                self.average.update(self.networks, decay=stage.ema)
-            self._collect(logs)
-            counters.step += 1
-            counters.window_steps += 1
+            rates = self.advance()
             log_due = counters.step % self.fields.log_every == 0 or counters.step == stage.steps
             if log_due:
                 self._check_finite()
@@ -254,6 +260,19 @@ class _Training:
                 self.save()
             if stop:
                 raise Interrupted
+
+    def advance(self) -> dict[str, float]:
+        """One step: rates, gradients, weights, average; returns the rate of each optimiser."""
+        stage, counters = self.stage, self.counters
+        progress = counters.step / stage.steps
+        rates = {name: set_rate(plan.optimizer, plan.fields, progress) for name, plan in self.plans.items()}
+        logs = self._manual_step() if stage.strategy == "manual" else self._wrapped_step()
+        if self.average is not None and stage.ema is not None:
+            self.average.update(self.networks, decay=stage.ema)
+        self._collect(logs)
+        counters.step += 1
+        counters.window_steps += 1
+        return rates
 
     def _seed(self, part: int) -> None:
         """Noise layers draw from torch's global generator; seeded a part, they resume exactly too."""
@@ -298,8 +317,8 @@ class _Training:
     def _collect(self, logs: dict[str, Tensor]) -> None:
         """Add to the sums of the current log window, on the device."""
         for name, value in logs.items():
-            value = value.detach().float()
-            self.window[name] = self.window[name] + value if name in self.window else value
+            amount = value.detach().float()
+            self.window[name] = self.window[name] + amount if name in self.window else amount
         if self.stage.strategy == "manual" and logs:
             self._watch(torch.stack([value.detach().float() for value in logs.values()]).sum())
 
@@ -410,8 +429,9 @@ class _Training:
             "images_per_second": round(self._rate(), 1),
         }
 
-    def _leave(self, runtime: Runtime, products: Products) -> None:
+    def _leave(self) -> None:
         """Make the averaged weights the networks' own, and leave them as the stage's product."""
+        runtime, products = self.job.runtime, self.job.products
         if self.average is not None:
             exchange(self.average.module, self.networks)
         for network in self.stage.networks().values():

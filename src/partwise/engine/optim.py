@@ -30,7 +30,7 @@ def schedule(fields: OptimFields, progress: float) -> float:
     if fields.schedule == "cosine":
         return rise * (fields.final + (1 - fields.final) * 0.5 * (1 + math.cos(math.pi * after)))
     if fields.schedule == "poly":
-        return rise * (fields.final + (1 - fields.final) * (1 - after) ** fields.power)
+        return float(rise * (fields.final + (1 - fields.final) * (1 - after) ** fields.power))
     return rise
 
 

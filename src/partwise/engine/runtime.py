@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
@@ -63,15 +65,23 @@ class Runtime:
         """Rows of all processes, in order of rank; their numbers may differ."""
         if self.share.world == 1:
             return tensor
-        sizes = [None] * self.share.world
+        sizes: list[Any] = [None] * self.share.world
         dist.all_gather_object(sizes, tensor.shape[0])
-        longest = max(int(str(size)) for size in sizes)
+        longest = max(sizes)
         padded = tensor.new_zeros(longest, *tensor.shape[1:])
         padded[: tensor.shape[0]] = tensor
         where = self.device if dist.get_backend() == "nccl" else torch.device("cpu")
         pieces = [torch.empty_like(padded, device=where) for _ in sizes]
         dist.all_gather(pieces, padded.to(where).contiguous())
-        return torch.cat([p[: int(str(n))] for p, n in zip(pieces, sizes, strict=True)]).to(tensor.device)
+        return torch.cat([p[:n] for p, n in zip(pieces, sizes, strict=True)]).to(tensor.device)
+
+    def gather_rows(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`gather` for every tensor of a mapping; all processes hold the same names, or nothing."""
+        names: list[Any] = [None] * self.share.world
+        dist.all_gather_object(names, {name: (rows[name].dtype, rows[name].shape[1:]) for name in rows})
+        known: dict[str, Any] = next((entry for entry in names if entry), {})
+        empty = {name: torch.empty(0, *shape, dtype=dtype) for name, (dtype, shape) in known.items()}
+        return {name: self.gather(rows.get(name, empty[name])) for name in known}
 
     def agree(self, flag: bool) -> bool:
         """Whether any process says so."""
@@ -168,13 +178,11 @@ def environment(runtime: Runtime) -> dict[str, object]:
     import lightning
     import torchvision
 
-    from partwise import __version__
-
     device = runtime.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "versions": {
-            "partwise": __version__,
+            "partwise": version("partwise"),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
@@ -192,7 +200,7 @@ def processor_name() -> str:
     """The processor as the system names it, with its widest vector units and number of cores."""
     name = platform.processor() or platform.machine()
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
     except OSError:
         pass

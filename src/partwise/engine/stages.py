@@ -90,8 +90,9 @@ class Stage(ABC):
 class TrainStage(Stage):
     """A stage that optimises.
 
-    `strategy = "wrapped"`: `loss_module()` is what Fabric wraps; one `forward(batch)` a part gives the losses. `strategy = "manual"`: `step`
-    does everything between two counts of the step, with the optimisers handed to it, splits its work over processes and reduces by hand.
+    `strategy = "wrapped"`: `loss_module()` is what Fabric wraps; one `forward(batch)` a part gives the losses.
+    `strategy = "manual"`: `step` does everything between two counts of the step with the optimisers handed to it, splits
+    its work over processes and reduces by hand: for alternating optimisers, and for gradients through gradients.
     """
 
     strategy: Literal["wrapped", "manual"] = "wrapped"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from partwise.config import Paper, Recipe, UserError, build, did_you_mean, merge, nearest, read_yaml
+from partwise.config import Paper, Recipe, UserError, build, did_you_mean, merge, nearest, override, read_yaml
+from partwise.evaluate.base import SUITES
 
 Maker = Callable[[], Recipe]
 
@@ -67,8 +68,17 @@ def load_recipe(name_or_file: str) -> tuple[Recipe, RecipeBook]:
     return build(book.model, merge(base.model_dump(mode="python"), values), str(path)), book
 
 
-def check_suites(recipe: Recipe, suites: dict[str, str]) -> None:
-    """Raise UserError for an evaluation suite that does not exist, with the nearest."""
-    for name in (*recipe.evaluate.suites, *recipe.evaluate.during):
-        if name not in suites:
-            raise UserError(f"evaluate.suites: there is no suite {name!r}{did_you_mean(name, suites)}")
+def resolve(
+    recipe: str | Recipe, *, data: str | None = None, settings: Sequence[str] = ()
+) -> tuple[Recipe, RecipeBook]:
+    """The recipe by name, file or value, with `--data` and `--set` applied and its suites checked."""
+    if isinstance(recipe, Recipe):
+        found, book = recipe, find_recipe(recipe.recipe)[1]
+    else:
+        found, book = load_recipe(recipe)
+    changes = ([f"data.source={data}"] if data is not None else []) + list(settings)
+    found = override(found, changes)
+    for name in (*found.evaluate.suites, *found.evaluate.during):
+        if name not in SUITES:
+            raise UserError(f"evaluate.suites: there is no suite {name!r}{did_you_mean(name, SUITES)}")
+    return found, book

@@ -46,7 +46,9 @@ class PadShortcut(nn.Module):
         self.channels, self.stride = channels, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return zero_pad_channels(x[:, :, :: self.stride, :: self.stride], self.channels)
+        # a pool of one pixel picks what x[:, :, ::stride, ::stride] would, and keeps channels_last, which slicing loses
+        picked = F.avg_pool2d(x, 1, self.stride) if self.stride > 1 else x
+        return zero_pad_channels(picked, self.channels)
 
 
 def make_shortcut(kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:

@@ -53,6 +53,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, *, last_stride: int = 2, **arguments: Any) -> None:
         super().__init__()
+        self.name = name
         self.network: Any = create_network(name, arguments)
         if last_stride != 2:
             set_last_stride(self.network, name, last_stride)
@@ -60,7 +61,7 @@ class TimmBackbone(Backbone):
         size = probe_size(self.network, arguments)
         with quiet(self.network), called_modules(self.network) as called:
             blank = torch.zeros(1, int(arguments.get("in_chans", 3)), *size)
-            last, stages = self._probe(blank, name)
+            last, stages = self._probe(blank)
         drop_unused(self.network, called)
         self.num_features = last.shape[1]
         self._taps = pick_taps([int(stage.shape[-1]) for stage in stages])
@@ -72,19 +73,31 @@ class TimmBackbone(Backbone):
         self.stride = strides[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._finish(self.network.forward_features(x), x.shape[-2:])
+        with self._sizes_explained(x):
+            features = self.network.forward_features(x)
+        return self._finish(features, x.shape[-2:])
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
-        return list(self.network.forward_intermediates(x, indices=self._taps, intermediates_only=True))
+        with self._sizes_explained(x):
+            return list(self.network.forward_intermediates(x, indices=self._taps, intermediates_only=True))
 
-    def _probe(self, blank: Tensor, name: str) -> tuple[Tensor, list[Tensor]]:
+    @contextmanager
+    def _sizes_explained(self, x: Tensor) -> Iterator[None]:
+        """Networks of a fixed picture size say so by an assertion; for the user it is a setting to change."""
+        try:
+            yield
+        except AssertionError as error:
+            size = "x".join(str(side) for side in x.shape[-2:])
+            raise UserError(f"network {self.name!r} does not take {size} pictures ({error}); set img_size") from error
+
+    def _probe(self, blank: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The last map and every stage timm can give, or the UserError that says why there are none."""
         if not hasattr(self.network, "forward_intermediates"):
-            raise UserError(f"network {name!r}: this timm version gives no stages for it; choose another network")
+            raise UserError(f"network {self.name!r}: this timm version gives no stages for it; choose another network")
         features = self.network.forward_features(blank)
         if not isinstance(features, Tensor) or features.ndim not in {3, 4}:
             raise UserError(
-                f"network {name!r}: gives no single feature map, which heatmaps need; choose another network"
+                f"network {self.name!r}: gives no single feature map, which heatmaps need; choose another network"
             )
         self._channels = int(self.network.num_features)
         stages = list(self.network.forward_intermediates(blank, intermediates_only=True))
@@ -105,7 +118,7 @@ class TimmBackbone(Backbone):
         return features
 
 
-def create_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def create_network(name: str, arguments: Mapping[str, Any]) -> Any:
     """timm's network without weights or classifier; unknown names and refused arguments as UserError."""
     import timm
 
@@ -119,11 +132,10 @@ def create_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         close = nearest(name, timm.list_models())
         raise UserError(f"unknown timm network {name!r}" + (f"; nearest: {close!r}" if close else ""))
     try:
-        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+        return timm.create_model(name, pretrained=False, num_classes=0, **arguments)
     except (TypeError, ValueError, AssertionError, NotImplementedError, KeyError, RuntimeError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise UserError(f"network {name!r} does not take ({given}): {str(error) or 'refused by timm'}") from error
-    return network
 
 
 def set_last_stride(network: nn.Module, name: str, stride: int) -> None:

@@ -6,7 +6,7 @@ ever downloaded. Files of our own that also say which network they hold are save
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,8 +43,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix not in {".pth", ".pt", ".bin"}:
         raise UserError(f"weights {path}: expected a .safetensors or .pth file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        with warnings.catch_warnings(action="ignore"):  # torch's remarks on the pickle inside are no news to the user
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a stranger's bytes break the reader in any way they like
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"weights {path}: not readable as plain tensors ({reason})") from error
     return flatten_tensors(content)

@@ -77,7 +77,7 @@ def crop(boxes: Float[Tensor, "*n 4"], window: tuple[int, int, int, int]) -> Flo
     return clip(boxes - boxes.new_tensor([x1, y1, x1, y1]), (y2 - y1, x2 - x1))
 
 
-def flip(boxes: Float[Tensor, "*n 4"], *, width: float) -> Float[Tensor, "*n 4"]:
+def flip(boxes: Float[Tensor, "*n 4"], *, width: int) -> Float[Tensor, "*n 4"]:
     """Boxes of a picture of that width, mirrored left-right with it."""
     x1, y1, x2, y2 = boxes.unbind(dim=-1)
     return torch.stack([width - x2, y1, width - x1, y2], dim=-1)

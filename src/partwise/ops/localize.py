@@ -76,7 +76,7 @@ def relative_boxes(
     A map without a positive value has no foreground and gives `(0, 0, 0, 0)`.
     """
     count, height, width = maps.shape
-    found = components(maps, sigma * maps.reshape(count, -1).amax(dim=1, keepdim=True))
+    found = components(maps, sigma * maps.flatten(1).amax(dim=1, keepdim=True))
     boxes = largest_boxes(found, count, 1)[:, 0]
     return _reference_corners(boxes, height, width) if convention == "wsol" else boxes
 

@@ -304,7 +304,7 @@ def check_frame(batch: int, height: int, width: int) -> None:
             raise UserError(f"{what}: got {value}, expected at least 1")
 
 
-def check_positive(value: float, what: str) -> None:
+def check_positive(value: int | float, what: str) -> None:
     """Raises UserError unless `value` is a finite number above zero."""
     if not 0.0 < value < math.inf:
         raise UserError(f"{what}: got {value}, expected a finite number above 0 (p=0 switches mixing off)")

@@ -20,6 +20,8 @@ def target_pair(
     targets: Shaped[Tensor, " b *k"], mix: Mix, *, source: Shaped[Tensor, " s *k"] | None = None
 ) -> tuple[Shaped[Tensor, " b *k"], Shaped[Tensor, " b *k"], Float32[Tensor, " b"]]:
     """(own targets, partner's targets, weight of the own): the form for loops that take two losses."""
+    if targets.shape[0] != len(mix):
+        raise UserError(f"targets: got {targets.shape[0]} targets for a mix of {len(mix)} pictures")
     mix = mix.to(targets.device)
     partners = targets if source is None else source
     return targets, partners[mix.partner], mix.lam
@@ -103,7 +105,7 @@ def _unchanged(mix: Mix, cut: list[int], lam: float, itself: bool) -> bool:
     return mix.rule == "cutout" or empty or (itself and mix.rule == "cutmix")
 
 
-def uncovered(boxes: Float[Tensor, "n 4"], cut: Sequence[float], min_visible: float) -> tuple[Tensor, Tensor]:
+def uncovered(boxes: Float[Tensor, "n 4"], cut: Sequence[int], min_visible: float) -> tuple[Tensor, Tensor]:
     """(tightest boxes round what `cut` leaves of each, which of them stay visible enough)."""
     x1, y1, x2, y2 = boxes.unbind(1)
     cut_x1, cut_y1, cut_x2, cut_y2 = cut
@@ -126,7 +128,7 @@ def uncovered(boxes: Float[Tensor, "n 4"], cut: Sequence[float], min_visible: fl
     return rest, (visible > 0) & (visible >= min_visible * area) & ~(across & down)
 
 
-def clipped_to(boxes: Float[Tensor, "n 4"], cut: Sequence[float], min_visible: float) -> tuple[Tensor, Tensor]:
+def clipped_to(boxes: Float[Tensor, "n 4"], cut: Sequence[int], min_visible: float) -> tuple[Tensor, Tensor]:
     """(boxes clipped to `cut`, which of them stay visible enough)."""
     x1, y1, x2, y2 = boxes.unbind(1)
     cut_x1, cut_y1, cut_x2, cut_y2 = cut
@@ -137,14 +139,14 @@ def clipped_to(boxes: Float[Tensor, "n 4"], cut: Sequence[float], min_visible: f
     return clipped, (visible > 0) & (visible >= min_visible * (x2 - x1) * (y2 - y1))
 
 
-def _overlap(boxes: Tensor, cut: Sequence[float]) -> Tensor:
+def _overlap(boxes: Tensor, cut: Sequence[int]) -> Tensor:
     x1, y1, x2, y2 = boxes.unbind(1)
     columns = (x2.clamp_max(cut[2]) - x1.clamp_min(cut[0])).clamp_min(0)
     rows = (y2.clamp_max(cut[3]) - y1.clamp_min(cut[1])).clamp_min(0)
     return columns * rows
 
 
-def _scaled_into(boxes: Tensor, cut: Sequence[float], size: tuple[int, int]) -> Tensor:
+def _scaled_into(boxes: Tensor, cut: Sequence[int], size: tuple[int, int]) -> Tensor:
     height, width = size
     x1, y1, x2, y2 = cut
     factors = boxes.new_tensor([(x2 - x1) / width, (y2 - y1) / height] * 2)

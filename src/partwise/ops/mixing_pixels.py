@@ -9,7 +9,7 @@ pixels that change.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 from torch import Tensor
 
 from partwise.config import UserError
@@ -50,8 +50,8 @@ def apply_mix(
 
 
 def mix_masks(
-    masks: Int[Tensor, "b h w"], mix: Mix, *, source: Int[Tensor, "s h w"] | None = None
-) -> Int[Tensor, "b h w"]:
+    masks: Integer[Tensor, "b h w"], mix: Mix, *, source: Integer[Tensor, "s h w"] | None = None
+) -> Integer[Tensor, "b h w"]:
     """Masks of the mixed pictures: cut with the same boxes (ResizeMix: nearest pixel), copied unchanged under Cutout.
 
     Raises UserError for Mixup, whose pixels belong to two pictures at once.

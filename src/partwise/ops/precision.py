@@ -39,7 +39,7 @@ def score_histograms(
     """
     count = scores.shape[0]
     positive = ((masks != 0) & (masks != VOID)).long()
-    column = (scores.double() * bins).long().clamp(0, bins)
+    column = (scores * bins).long().clamp(0, bins)
     row = torch.arange(count, device=scores.device)[:, None, None] * 2 + positive
     kept = masks != VOID
     flat = (row * (bins + 1) + column)[kept]

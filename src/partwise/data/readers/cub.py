@@ -22,22 +22,22 @@ class Cub(FileSource):
         root = self.locate(path, lambda folder: (folder / "images.txt").is_file() and (folder / "images").is_dir())
         missing = [name for name in LISTS if not (root / name).is_file()]
         if missing:
-            self.not_found(root, f"{missing[0]} is not there")
+            raise self.not_found(root, f"{missing[0]} is not there")
         classes = _table(root / "classes.txt", cells=1)
         number = {key: index for index, key in enumerate(sorted(classes, key=int))}
         labels = _table(root / "image_class_labels.txt", cells=1)
         splits = _table(root / "train_test_split.txt", cells=1)
         boxes = _table(root / "bounding_boxes.txt", cells=4)
         records = []
-        for key, (file,) in _table(root / "images.txt", cells=1).items():
-            for name, table in zip(LISTS[1:4], (labels, splits, boxes), strict=True):
+        for key, (name,) in _table(root / "images.txt", cells=1).items():
+            for listing, table in zip(LISTS[1:4], (labels, splits, boxes), strict=True):
                 if key not in table:
-                    raise UserError(f"{root / name}: no line for picture {key} ({file})")
+                    raise UserError(f"{root / listing}: no line for picture {key} ({name})")
             if labels[key][0] not in number:
                 raise UserError(f"{root / LISTS[1]}: picture {key} has class {labels[key][0]}, which classes.txt lacks")
             split = "train" if splits[key][0] == "1" else "test"
             box = _box(root / LISTS[3], key, boxes[key])
-            file = f"images/{file}"
+            file = f"images/{name}"
             records.append(Record(id=file, split=split, label=number[labels[key][0]], boxes=(box,), file=file))
         names = [classes[key][0].partition(".")[2].replace("_", " ") or classes[key][0] for key in number]
         super().__init__(path, root, sorted(records, key=lambda record: record.id), names)

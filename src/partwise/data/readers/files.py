@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from partwise.config import UserError
 from partwise.data.archives import is_archive, unpack
-from partwise.data.pictures import FaultyPicture, decode, decode_mask
+from partwise.data.pictures import SUFFIXES, FaultyPicture, decode, decode_mask
 from partwise.data.sample import Record, Sample, Source
 
-PICTURES = frozenset("jpg jpeg jpe jfif png bmp gif tif tiff webp ppm pgm pbm".split())
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -35,33 +34,45 @@ class LayoutSource(Source):
     """Where the data set is officially to be had, in words; empty for layouts of one's own."""
 
     @classmethod
-    def not_found(cls, path: Path, problem: str) -> NoReturn:
-        """Raise the UserError of a layout that is not there: what is wrong, what was expected, where to get it."""
+    def not_found(cls, path: Path, problem: str) -> UserError:
+        """The error of a layout that is not there: what is wrong, what was expected, where to get it."""
         home = f"; {cls.home}" if cls.home else ""
-        raise UserError(f"{cls.kind}: {path}: {problem}; expected {cls.layout}{home}")
+        return UserError(f"{cls.kind}: {path}: {problem}; expected {cls.layout}{home}")
 
     @classmethod
     def locate(cls, path: Path, found: Callable[[Path], bool]) -> Path:
-        """The folder of a layout: `path` itself, one below it, or inside the archive that it is or alone holds."""
+        """The folder of a layout: `path` itself, one below it, or inside the archive that it is or alone holds.
+
+        Folders that hold nothing but one folder are walked through. Raises UserError where there is none, or several.
+        """
         if not path.exists():
-            cls.not_found(path, "not there")
-        folders = [path] if path.is_dir() else []
-        archives = [path] if is_archive(path) else []
-        if path.is_dir():
-            entries = visible(path)
-            folders += [entry for entry in entries if entry.is_dir()]
-            archives += [entry for entry in entries if is_archive(entry)]
-        for folder in folders:
-            if found(folder):
-                return folder
-        if len(archives) == 1:
-            unpacked = unpack(archives[0])
-            for folder in [unpacked, *(entry for entry in visible(unpacked) if entry.is_dir())]:
-                if found(folder):
-                    return folder
+            raise cls.not_found(path, "not there")
+        folder = cls._within(path, found) if path.is_dir() else None
+        if folder is not None:
+            return folder
+        archives = [entry for entry in ([path] if path.is_file() else visible(path)) if is_archive(entry)]
+        if not archives:
+            raise cls.not_found(path, "another layout" if path.is_dir() else "neither a folder nor an archive")
         if len(archives) > 1:
-            cls.not_found(path, f"holds {len(archives)} archives; name one of them")
-        cls.not_found(path, "another layout" if folders or archives else "neither a folder nor an archive")
+            raise cls.not_found(path, f"holds {len(archives)} archives; name one of them")
+        folder = cls._within(unpack(archives[0]), found)
+        if folder is None:
+            raise cls.not_found(archives[0], "holds another layout")
+        return folder
+
+    @classmethod
+    def _within(cls, folder: Path, found: Callable[[Path], bool]) -> Path | None:
+        entries = visible(folder)
+        while not found(folder) and len(entries) == 1 and entries[0].is_dir():
+            folder = entries[0]
+            entries = visible(folder)
+        if found(folder):
+            return folder
+        below = [entry for entry in entries if entry.is_dir() and found(entry)]
+        if len(below) > 1:
+            names = ", ".join(entry.name for entry in below[:5])
+            raise cls.not_found(folder, f"holds {len(below)} data sets ({names}); name one of them")
+        return below[0] if below else None
 
 
 class FileSource(LayoutSource):
@@ -168,7 +179,7 @@ def pictures_below(folder: Path) -> list[str]:
 
 def is_picture(name: str) -> bool:
     """Whether a file name is that of a picture."""
-    return not name.startswith(".") and name.rpartition(".")[2].lower() in PICTURES
+    return not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in SUFFIXES
 
 
 def read_lines(path: Path) -> list[str]:

@@ -29,7 +29,7 @@ class ImageFolder(FileSource):
             for file in (f"{folder.relative_to(root).as_posix()}/{name}" for name in pictures_below(folder))
         ]
         if not records:
-            self.not_found(path, "holds no picture in a folder of its class")
+            raise self.not_found(path, "holds no picture in a folder of its class")
         super().__init__(path, root, records, classes)
 
 

@@ -16,6 +16,7 @@ from partwise.config import UserError
 from partwise.data.readers.files import FileSource, pictures_below, read_lines, unique_names, visible
 from partwise.data.sample import Record
 
+VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+$")
 WNID = re.compile(r"n\d{8}")
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 SAMPLE_COLUMNS = ("index", "wnid", "name", "file")
@@ -46,7 +47,7 @@ class ImageNet(FileSource):
             if not _class_folders(root / "val"):
                 records += _flat_validation(root, synsets, number)
         if not records:
-            self.not_found(path, "holds no picture")
+            raise self.not_found(path, "holds no picture")
         super().__init__(path, root, records, unique_names([words.get(wnid, wnid) for wnid in wnids], wnids))
 
 
@@ -80,7 +81,7 @@ def _truth_file(root: Path) -> Path | None:
 
 
 def _synsets(root: Path) -> dict[int, tuple[str, str]]:
-    """The kit's class number -> (wnid, first word), from `meta.mat` or the later kits' `map_clsloc.txt`; empty without a kit."""
+    """The kit's class number -> (wnid, first word), from `meta.mat` or a later kit's `map_clsloc.txt`; empty without."""
     for folder in _kit_folders(root):
         if (folder / "meta.mat").is_file():
             return _read_meta(folder / "meta.mat")
@@ -107,7 +108,10 @@ def _read_meta(path: Path) -> dict[int, tuple[str, str]]:
 
 
 def _flat_validation(root: Path, synsets: dict[int, tuple[str, str]], number: dict[str, int]) -> list[Record]:
-    """Pictures of a flat `val/` in the order of their names, one line of the ground truth for each."""
+    """One record for each line of the ground truth, which counts the pictures of a flat `val/` by the number in their names.
+
+    A line without a picture keeps its record: that is a missing file, and checked as such.
+    """
     files = pictures_below(root / "val") if (root / "val").is_dir() else []
     if not files:
         return []
@@ -118,16 +122,21 @@ def _flat_validation(root: Path, synsets: dict[int, tuple[str, str]], number: di
             f"{root / 'val'}: pictures without class folders need the development kit beside them; no {what}"
         )
     lines = read_lines(truth)
-    if len(lines) != len(files):
-        raise UserError(f"{truth}: {len(lines):,} lines for {len(files):,} pictures in {root / 'val'}")
+    numbered: dict[int, str] = {}
+    for name in files:
+        match = VAL_NAME.search(name)
+        if match is None or not 1 <= int(match[1]) <= len(lines):
+            raise UserError(f"{root / 'val' / name}: expected ILSVRC2012_val_ and a number up to {len(lines):08d}")
+        numbered[int(match[1])] = name
     records = []
-    for line, (name, text) in enumerate(zip(files, lines, strict=True), start=1):
+    for line, text in enumerate(lines, start=1):
         wnid = synsets.get(int(text) if text.strip().isdecimal() else -1, ("", ""))[0]
         if wnid not in number:
             raise UserError(
                 f"{truth}: line {line}: {text!r} is no class; expected a number of the kit's table of synsets"
             )
-        records.append(Record(id=f"val/{name}", split="val", label=number[wnid], file=f"val/{name}"))
+        file = f"val/{numbered.get(line, f'ILSVRC2012_val_{line:08d}.JPEG')}"
+        records.append(Record(id=file, split="val", label=number[wnid], file=file))
     return records
 
 

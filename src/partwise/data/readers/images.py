@@ -20,12 +20,12 @@ class Images(FileSource):
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            self.not_found(path, "not there")
+            raise self.not_found(path, "not there")
         if path.is_dir() or is_archive(path):
             root = path if path.is_dir() else unpack(path)
             files = pictures_below(root)
         else:
             root, files = path.parent, [path.name] if is_picture(path.name) else []
         if not files:
-            self.not_found(path, "holds no picture")
+            raise self.not_found(path, "holds no picture")
         super().__init__(path, root, [Record(id=file, file=file) for file in files])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from partwise.config import UserError
 
-DTYPES = frozenset("u1 i1 u2 i2 u4 i4 u8 i8 f4 f8 b1".split())
+DTYPES = frozenset({"u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8", "b1"})
 
 
 class _Dtype:

@@ -15,7 +15,7 @@ Boxes = tuple[tuple[float, float, float, float], ...]
 
 
 class TinyImageNet(FileSource):
-    """Classes in the order of their wnids, named by the first of their words. Boxes are half-open (the lists' are inclusive)."""
+    """Classes in the order of their wnids, named by the first of their words. The lists' inclusive boxes become half-open."""
 
     kind = "tinyimagenet"
     layout = (

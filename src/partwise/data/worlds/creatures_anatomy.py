@@ -20,6 +20,9 @@ LANDMARKS = ("eye", "snout", "shoulder", "hip", "tail tip", "ornament", "front f
 
 ORNAMENT_CAPSULES = 4
 
+FAR_PARTS = (1, 2, 3, 7)
+"""Which of a build's parts lie on the far side and are painted darker: three legs and the far ornament."""
+
 
 @dataclass(slots=True)
 class Shape:
@@ -63,9 +66,9 @@ _COAT = np.array([COATS.index(species.coat) for species in SPECIES])
 _LEG_COUNT = np.array([LEGS.index(species.legs) for species in SPECIES])
 _HABITS = np.array([[s.leg, s.neck, s.length, s.head, s.tail] for s in SPECIES], dtype=np.float64)
 
-COAT_ODDS = 0.45
-LEG_ODDS = 0.5
-HABIT_SHIFT = 0.6
+COAT_ODDS = 0.6
+LEG_ODDS = 0.6
+HABIT_SHIFT = 0.8
 
 
 def draw_builds(draws: Draws, species: Ints) -> Build:
@@ -100,8 +103,8 @@ def draw_builds(draws: Draws, species: Ints) -> Build:
     whole = np.full(len(species), 1, dtype=np.int64)
     parts = [
         (TAIL, Shape(tail, whole * tail.shape[1])),
-        (LIMBS, far),
-        (LIMBS, near),
+        *((LIMBS, leg) for leg in far),
+        *((LIMBS, leg) for leg in near),
         (ORNAMENT, behind),
         (BODY, Shape(np.concatenate([body, neck], axis=1), whole * 3)),
         (HEAD, Shape(skull, whole * 2)),
@@ -190,8 +193,13 @@ def _draw_tail(draws: Draws, hip: Floats, length: Floats, girth: Floats) -> tupl
     return np.concatenate(capsules, axis=1), turn - curl
 
 
-def _draw_legs(draws: Draws, spine: Floats, legs: Ints, length: Floats, girth: Floats) -> tuple[Shape, Shape, Floats]:
-    """Near and far legs, two capsules each, and the front and the hind foot of the near side `(m, 2, 2)`."""
+def _draw_legs(
+    draws: Draws, spine: Floats, legs: Ints, length: Floats, girth: Floats
+) -> tuple[list[Shape], list[Shape], Floats]:
+    """Near and far legs, a shape each, and the front and the hind foot of the near side `(m, 2, 2)`.
+
+    Legs are shapes of their own, not a union: small windows are quick to draw.
+    """
     pairs = legs // 2
     stride = draws.uniform(0.02, 0.1)
     thickness = girth * draws.uniform(0.34, 0.46)
@@ -199,26 +207,23 @@ def _draw_legs(draws: Draws, spine: Floats, legs: Ints, length: Floats, girth: F
     # Two legs carry the middle; four stand under hip and shoulder; six have a pair more between these.
     front = np.where((pairs == 1)[:, None], 0.45 * hip + 0.55 * shoulder, 0.88 * shoulder + 0.12 * hip)
     hind = 0.88 * hip + 0.12 * shoulder
-    between = middle
-    sides, feet = [], []
+    sides: list[list[Shape]] = []
+    feet = []
     for side in range(2):
-        capsules = []
-        for place, top in enumerate((front, hind, between)):
+        shapes = []
+        for place, top in enumerate((front, hind, middle)):
             swing = stride * (1.0 if (place + side) % 2 == 0 else -1.0) + 0.02 * draws.bell()
             start = top + _point(np.full_like(girth, 0.1 * side), 0.35 * girth)
             knee = _along(start, swing - 0.25, 0.55 * length)
             foot = _along(knee, 0.4 * swing - 0.27 + 0.015 * draws.bell(), 0.5 * length)
-            capsules += [_capsule(start, knee, 1.25 * thickness, 0.85 * thickness)]
-            capsules += [_capsule(knee, foot, 0.85 * thickness, 0.8 * thickness)]
+            thigh = _capsule(start, knee, 1.25 * thickness, 0.85 * thickness)
+            shin = _capsule(knee, foot, 0.85 * thickness, 0.8 * thickness)
+            shapes.append(Shape(np.concatenate([thigh, shin], axis=1), np.where(pairs > place, 2, 0)))
             if side == 0 and place < 2:
                 feet.append(foot)
-        sides.append(np.concatenate(capsules, axis=1))
+        sides.append(shapes)
     feet[1] = np.where((pairs == 1)[:, None], feet[0], feet[1])
-    for capsules_of_side in sides:
-        for k in range(2, 6):
-            unused = k >= 2 * pairs
-            capsules_of_side[unused, k] = capsules_of_side[unused, 0]
-    return Shape(sides[0], 2 * pairs), Shape(sides[1], 2 * pairs), np.stack(feet, axis=1)
+    return sides[0], sides[1], np.stack(feet, axis=1)
 
 
 def ornaments(
@@ -228,7 +233,7 @@ def ornaments(
 
     `origin` `(m, 2)` and `unit` are in the frame to draw in, `turn` is the anchor's direction, `facing` 1 or -1.
     """
-    size = unit * draws.uniform(0.9, 1.15)
+    size = unit * draws.uniform(1.05, 1.3)
     stretch = draws.uniform(0.9, 1.12)
     lean = 0.13 * draws.bell()
     cos, sin = cos_sin(turn + 0.02 * draws.bell())

@@ -7,7 +7,7 @@ depends on its own picture alone and is made of exactly rounded operations only,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 
 import numpy as np
@@ -53,7 +53,7 @@ class Light:
 
 @dataclass(slots=True)
 class Canvas:
-    """What is painted on: `pixels` `(n, 3, s, s)` in [0, 1]; `instances` and `parts` `(n, s, s)` where they are wanted."""
+    """What is painted on: `pixels` `(3, n, s, s)` about [0, 1]; `instances` and `parts` `(n, s, s)` where they are wanted."""
 
     pixels: Singles
     instances: Bytes | None
@@ -89,103 +89,123 @@ def coat_atlas() -> Singles:
 
 
 def _windows(size: int) -> Ints:
-    """The sides of the square windows that shapes are sorted into."""
-    return np.array(sorted({min(size, round(size * share / 64)) for share in (6, 10, 14, 18, 24, 30, 38, 48, 64)}))
+    """The sides of the windows that shapes are sorted into."""
+    return np.array(sorted({min(size, round(size * share / 64)) for share in (7, 11, 16, 22, 30, 40, 64)}))
 
 
-def _groups(shape: Shape, size: int) -> Iterator[tuple[Ints, int, int, Ints, Ints]]:
-    """Rows that share a window's side and a number of capsules: (rows, side, capsules, left, top)."""
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """Rows of a layer whose windows have one size and whose shapes have one number of capsules."""
+
+    rows: Ints
+    left: Ints
+    top: Ints
+    width: int
+    height: int
+    capsules: int
+
+
+def _sorted_windows(shape: Shape, size: int) -> Iterator[_Windows]:
+    """The windows of a layer, those of one kind together, in pieces that stay in the second-level cache."""
     capsules, radii = shape.capsules, shape.capsules[:, :, 4:]
     low = np.minimum(capsules[:, :, 0:2] - radii[:, :, :1], capsules[:, :, 2:4] - radii[:, :, 1:]).min(axis=1)
     high = np.maximum(capsules[:, :, 0:2] + radii[:, :, :1], capsules[:, :, 2:4] + radii[:, :, 1:]).max(axis=1)
+    # A pixel is touched from half a pixel outside the shape on, and its centre lies half a pixel inside it.
     first = np.clip(np.floor(low - 0.5), 0, size).astype(np.int64)
-    last = np.clip(np.floor(high + 1.5), 0, size).astype(np.int64)
-    extent = (last - first).max(axis=1)
-    visible = ((last - first).min(axis=1) > 0) & (shape.count > 0)
+    last = np.clip(np.ceil(high + 0.5), 0, size).astype(np.int64)
     sides = _windows(size)
-    window = np.searchsorted(sides, extent)
-    codes = np.where(visible, window * 16 + shape.count, -1)
+    kind = np.searchsorted(sides, last - first)
+    visible = ((last - first).min(axis=1) > 0) & (shape.count > 0)
+    codes = (kind[:, 0] * 16 + kind[:, 1]) * 16 + shape.count
     for code in np.unique(codes[visible]):
-        rows = np.flatnonzero(codes == code)
-        side = int(sides[code // 16])
-        corner = np.minimum(first[rows], size - side)
-        yield rows, side, int(code % 16), corner[:, 0], corner[:, 1]
+        rows = np.flatnonzero((codes == code) & visible)
+        width, height = int(sides[code // 256]), int(sides[code // 16 % 16])
+        left, top = np.minimum(first[rows, 0], size - width), np.minimum(first[rows, 1], size - height)
+        step = max(1, 12288 // (width * height))
+        for start in range(0, len(rows), step):
+            piece = slice(start, start + step)
+            yield _Windows(rows[piece], left[piece], top[piece], width, height, int(code % 16))
 
 
 def paint(canvas: Canvas, layer: Layer, light: Light) -> None:
     """Paint one shape into every picture that has it, with coat, roundness and outline."""
-    size = canvas.pixels.shape[-1]
-    for rows, side, count, left, top in _groups(layer.shape, size):
-        # Windows of a few hundred kilobytes in all stay in the second-level cache.
-        step = max(1, 16384 // (side * side))
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            _paint_windows(canvas, layer, light, rows[part], side, count, left[part], top[part])
+    for windows in _sorted_windows(layer.shape, canvas.pixels.shape[-1]):
+        _paint_windows(canvas, layer, light, windows)
 
 
-def _paint_windows(
-    canvas: Canvas, layer: Layer, light: Light, rows: Ints, side: int, count: int, left: Ints, top: Ints
-) -> None:
-    size = canvas.pixels.shape[-1]
+def _column(values: Floats) -> Singles:
+    """One value a window, to broadcast over its pixels."""
+    return values.astype(np.float32)[:, None, None]
+
+
+def _paint_windows(canvas: Canvas, layer: Layer, light: Light, windows: _Windows) -> None:
+    size, rows = canvas.pixels.shape[-1], windows.rows
     owner = layer.owner[rows]
-    offsets = np.arange(side)
-    xs = (left[:, None] + offsets + 0.5).astype(np.float32)[:, None, :]
-    ys = (top[:, None] + offsets + 0.5).astype(np.float32)[:, :, None]
-
-    def column(values: Floats) -> Singles:
-        return values.astype(np.float32)[:, None, None]
-
-    distance, lit = _signed_distance(layer.shape.capsules[rows, :count], light.direction[owner], xs, ys)
-    cover = np.minimum(np.maximum(np.float32(0.5) - distance, np.float32(0)), np.float32(1))
-    lit *= column(light.amplitude[owner])
-    lit += column(light.ambient[owner])
-    edge = distance
-    edge *= np.float32(64.0 / size)
-    edge += np.float32(1.35)
-    np.minimum(np.maximum(edge, np.float32(0), out=edge), np.float32(1), out=edge)
-    edge *= column(-light.outline[owner])
-    edge += np.float32(1)
-    lit *= edge
+    columns = windows.left[:, None, None] + np.arange(windows.width)
+    lines = windows.top[:, None, None] + np.arange(windows.height)[:, None]
+    xs, ys = (columns + 0.5).astype(np.float32), (lines + 0.5).astype(np.float32)
+    distance, lit = _signed_distance(layer.shape.capsules[rows, : windows.capsules], light.direction[owner], xs, ys)
+    cover = np.float32(0.5) - distance
+    np.minimum(np.maximum(cover, np.float32(0), out=cover), np.float32(1), out=cover)
+    lit *= _column(light.amplitude[owner])
+    lit += _column(light.ambient[owner])
+    lit *= _outline(distance, light.outline[owner], size)
     coat = layer.coat[rows]
     share = _coat(coat, layer.frame[rows], xs, ys) if coat.any() else None
 
-    plane = size * size
-    place = (top[:, None] + offsets)[:, :, None] * size + (left[:, None] + offsets)[:, None, :]
-    pixels = canvas.pixels.reshape(-1)
-    for channel in range(3):
-        first, second = layer.colour[rows, channel], layer.second[rows, channel]
-        value = lit * column(first) if share is None else lit * (column(first) + share * column(second - first))
-        index = place + (owner * 3 + channel)[:, None, None] * plane
-        behind = pixels.take(index)
+    place = lines * size + columns + (owner * size * size)[:, None, None]
+    for channel, pixels in enumerate(canvas.pixels.reshape(3, -1)):
+        first = layer.colour[rows, channel]
+        if share is None:
+            value = lit * _column(first)
+        else:
+            value = share * _column(layer.second[rows, channel] - first)
+            value += _column(first)
+            value *= lit
+        behind = pixels.take(place)
         value -= behind
         value *= cover
         value += behind
-        pixels[index] = value
+        pixels[place] = value
     if canvas.instances is not None and canvas.parts is not None:
-        shown = (place + owner[:, None, None] * plane)[cover >= 0.5]
+        shown = place[cover >= 0.5]
         canvas.instances.reshape(-1)[shown] = layer.instance
         canvas.parts.reshape(-1)[shown] = layer.part
 
 
+def _outline(distance: Singles, strength: Floats, size: int) -> Singles:
+    """What the line around a shape leaves of its light; overwrites `distance`."""
+    distance *= np.float32(64.0 / size)
+    distance += np.float32(1.35)
+    np.minimum(np.maximum(distance, np.float32(0), out=distance), np.float32(1), out=distance)
+    distance *= _column(-strength)
+    distance += np.float32(1)
+    return distance
+
+
 def _signed_distance(capsules: Floats, direction: Floats, xs: Singles, ys: Singles) -> tuple[Singles, Singles]:
     """Distance to the union of capsules `(m, k, 6)` in pixels, negative inside, and how much its surface faces the light."""
+    ax, ay, bx, by, ra, rb = (capsules[:, :, i] for i in range(6))
+    dx, dy = bx - ax, by - ay
+    inverse = 1.0 / np.maximum(dx * dx + dy * dy, 1e-6)
+    terms = np.stack([ax, ay, dx, dy, dx * inverse, dy * inverse, ra, rb - ra]).astype(np.float32)[..., None, None]
+    lx, ly = _column(direction[:, 0]), _column(direction[:, 1])
     best: Singles | None = None
     facing: Singles | None = None
     for k in range(capsules.shape[1]):
-        ax, ay, bx, by, ra, rb = (capsules[:, k, i][:, None, None] for i in range(6))
-        dx, dy = bx - ax, by - ay
-        inverse = 1.0 / np.maximum(dx * dx + dy * dy, 1e-6)
-        px, py = xs - ax.astype(np.float32), ys - ay.astype(np.float32)
-        along = px * (dx * inverse).astype(np.float32) + py * (dy * inverse).astype(np.float32)
+        x, y, to_x, to_y, unit_x, unit_y, thick, thicker = terms[:, :, k]
+        px, py = xs - x, ys - y
+        along = px * unit_x + py * unit_y
         np.minimum(np.maximum(along, np.float32(0), out=along), np.float32(1), out=along)
-        qx = px - along * dx.astype(np.float32)
-        qy = py - along * dy.astype(np.float32)
+        qx, qy = along * to_x, along * to_y
+        np.subtract(px, qx, out=qx)
+        np.subtract(py, qy, out=qy)
         radius = along
-        radius *= (rb - ra).astype(np.float32)
-        radius += ra.astype(np.float32)
-        lx, ly = direction[:, 0][:, None, None].astype(np.float32), direction[:, 1][:, None, None].astype(np.float32)
+        radius *= thicker
+        radius += thick
         lit = qx * lx
-        lit += qy * ly
+        shade = qy * ly
+        lit += shade
         lit /= radius
         qx *= qx
         qy *= qy
@@ -275,8 +295,18 @@ def _window(atlas: Singles, corner: Ints, mirror: NDArray[np.bool_], size: int) 
 
 
 def lay_ground(ground: Ground, size: int) -> Singles:
-    """The pictures without anything on them, `(n, 3, size, size)`."""
-    count = len(ground.kind)
+    """The pictures without anything on them, `(3, n, size, size)`."""
+    pixels = np.empty((3, len(ground.kind), size, size), dtype=np.float32)
+    step = max(1, 65536 // (size * size))
+    for start in range(0, len(ground.kind), step):
+        piece = slice(start, start + step)
+        _lay_piece(Ground(*(getattr(ground, field.name)[piece] for field in fields(Ground))), pixels[:, piece])
+    return pixels
+
+
+def _lay_piece(ground: Ground, pixels: Singles) -> None:
+    """The ground of a few pictures, into `pixels` `(3, n, size, size)`."""
+    _, count, size, _ = pixels.shape
     atlas = ground_atlas(size)
     fine = np.empty((count, size, size), dtype=np.float32)
     coarse = np.empty_like(fine)
@@ -293,9 +323,6 @@ def lay_ground(ground: Ground, size: int) -> Singles:
     )
     across = (np.arange(size) + 0.5) / size
 
-    def column(values: Floats) -> Singles:
-        return values.astype(np.float32)[:, None, None]
-
     down = across.astype(np.float32)[None, :, None]
     fine *= _shadows(ground.shadow, size)
     line = ground.horizon[:, None] + ground.slope[:, None] * (across - 0.5) + ground.hills[:, None] * ridge
@@ -304,20 +331,20 @@ def lay_ground(ground: Ground, size: int) -> Singles:
     fade = np.minimum(np.maximum(down / np.float32(0.5), np.float32(0)), np.float32(1)) * np.float32(0.25) + np.float32(
         0.8
     )
-    pixels = np.empty((count, 3, size, size), dtype=np.float32)
     for channel in range(3):
         dark, light, sky = ground.dark[:, channel], ground.light[:, channel], ground.sky[:, channel]
-        value = fine * column(light - dark)
-        value += column(dark)
-        backdrop = fade * column(sky)
-        pixels[:, channel] = value + above * (backdrop - value)
-    return pixels
+        value = fine * _column(light - dark)
+        value += _column(dark)
+        backdrop = fade * _column(sky)
+        backdrop = backdrop - value
+        backdrop *= above
+        np.add(value, backdrop, out=pixels[channel])
 
 
 def _shadows(shadow: Floats, size: int) -> Singles:
     """What is left of the light on the ground under the creatures, `(n, size, size)`."""
     place = (np.arange(size) + 0.5).astype(np.float32)
-    left = np.float32(1)
+    left = np.ones((len(shadow), size, size), dtype=np.float32)
     for k in range(shadow.shape[1]):
         x, y, a, b, strength = (shadow[:, k, i][:, None, None].astype(np.float32) for i in range(5))
         across, down = (place[None, None, :] - x) / a, (place[None, :, None] - y) / b
@@ -325,8 +352,8 @@ def _shadows(shadow: Floats, size: int) -> Singles:
         np.maximum(inside, np.float32(0), out=inside)
         inside *= -strength
         inside += np.float32(1)
-        left = left * inside
-    return np.asarray(left)
+        left *= inside
+    return left
 
 
 @cache
@@ -349,25 +376,24 @@ class Finish:
 
 
 def finish(pixels: Singles, settings: Finish) -> Bytes:
-    """Exposure, tint, a slope of light and grain; then eight bits."""
-    count, _, size, _ = pixels.shape
+    """Exposure, tint, a slope of light and grain; `(3, n, s, s)` -> eight bits `(n, 3, s, s)`."""
+    _, count, size, _ = pixels.shape
     place = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
-    slope = settings.slope.astype(np.float32)
-    shade = slope[:, 0, None, None] * place[None, None, :] + (
-        slope[:, 1, None, None] * place[None, :, None] + np.float32(1)
+    across, down = (
+        settings.slope[:, 0, None].astype(np.float32) * place,
+        settings.slope[:, 1, None].astype(np.float32) * place,
     )
-    grain = np.empty((count, size, size), dtype=np.float32)
+    gain, lift = (settings.gain * 255.0).astype(np.float32), (settings.lift * 255.0 + 0.5).astype(np.float32)
+    strength = (settings.grain * 255.0).astype(np.float32)
     atlas = grain_atlas(size)
+    result = np.empty((count, 3, size, size), dtype=np.uint8)
     for i in range(count):
         y, x = settings.corner[i]
-        np.multiply(atlas[y : y + size, x : x + size], np.float32(settings.grain[i]), out=grain[i])
-    grain += settings.lift.astype(np.float32)[:, None, None]
-    grain *= np.float32(255)
-    grain += np.float32(0.5)
-    result = np.empty(pixels.shape, dtype=np.uint8)
-    for channel in range(3):
-        value = pixels[:, channel] * (shade * (settings.gain[:, channel] * 255.0).astype(np.float32)[:, None, None])
+        grain = atlas[y : y + size, x : x + size] * strength[i] + lift[i]
+        shade = across[i] + (down[i][:, None] + np.float32(1))
+        value = pixels[:, i] * shade
+        value *= gain[i][:, None, None]
         value += grain
         np.minimum(np.maximum(value, np.float32(0), out=value), np.float32(255), out=value)
-        result[:, channel] = value.astype(np.uint8)
+        result[i] = value
     return result

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partwise.data.worlds.creatures_anatomy import (
+    FAR_PARTS,
     LANDMARKS,
     ORNAMENT,
     Build,
@@ -52,7 +53,7 @@ _CONTRAST = np.array([0.10, 0.13, 0.06, 0.11, 0.12, 0.10, 0.11, 0.13])
 # Where two and three creatures stand, in picture sides.
 _PLACES = {1: [(0.5, 0.5)], 2: [(0.28, 0.42), (0.72, 0.58)], 3: [(0.26, 0.3), (0.74, 0.32), (0.5, 0.74)]}
 # The longer side of a creature's box, in picture sides, by number of creatures.
-_REACH = np.array([[0.62, 0.95], [0.62, 0.95], [0.46, 0.62], [0.4, 0.52]])
+_REACH = np.array([[0.7, 0.98], [0.7, 0.98], [0.48, 0.64], [0.42, 0.54]])
 _OVERHANG = 0.04
 
 
@@ -130,8 +131,8 @@ def draw_scene(picture_keys: Keys, labels: Ints, *, size: int, num_classes: int)
         cast.boxes.append(boxes)
         cast.scale[rows], cast.landmarks[rows] = pose.scale, landmarks[rows, number]
 
-    stones = [_draw_stone(Draws(keys(picture_keys, 30 + n)), ground_light, size) for n in range(2)]
-    loose = [layer for n in range(2) for layer in _draw_loose(picture_keys, n, labels, cast, size, num_classes)]
+    stones = [_draw_stone(Draws(keys(picture_keys, 30)), ground_light, size)]
+    loose = _draw_loose(picture_keys, labels, cast, size, num_classes)
     hiding = [_draw_hiding(Draws(keys(picture_keys, 50)), cast, ground_light)]
     return Scene(
         size=size,
@@ -241,12 +242,12 @@ def _creature_layers(
     other = at_luminance(hue_colour(other_hue, draws.uniform(0.1, 0.7)), other_tone)
     trim = _ornament_colour(draws)
     white, black = np.full_like(base, 0.95), np.full_like(base, 0.08)
-    eyes = {7: white, 8: black}
+    eyes = {len(build.parts) - 2: white, len(build.parts) - 1: black}
     frame, layers = pose.frame(), []
     for place, (part, shape) in enumerate(build.parts):
         plain = part == ORNAMENT or place in eyes
         first = trim if part == ORNAMENT else eyes.get(place, base)
-        depth = 0.74 if place in (1, 3) else 1.0
+        depth = 0.74 if place in FAR_PARTS else 1.0
         layers.append(
             Layer(
                 owner=rows,
@@ -334,10 +335,10 @@ def _scenery(draws: Draws, shape: Shape, owner: Ints, ground_light: Floats) -> L
     return Layer(owner, shape, colour, colour, none, np.zeros((len(owner), 6)), instance=0, part=0)
 
 
-def _draw_loose(picture_keys: Keys, number: int, labels: Ints, cast: _Cast, size: int, num_classes: int) -> list[Layer]:
+def _draw_loose(picture_keys: Keys, labels: Ints, cast: _Cast, size: int, num_classes: int) -> list[Layer]:
     """An ornament of a class that is not in the picture, lying on the ground clear of every creature."""
-    draws = Draws(keys(picture_keys, 40 + number))
-    order = permutations(keys(picture_keys, 60 + number), num_classes)
+    draws = Draws(keys(picture_keys, 40))
+    order = permutations(keys(picture_keys, 41), num_classes)
     absent = (order[:, :, None] != labels[:, None, :]).all(axis=2)
     species = order[np.arange(len(order)), absent.argmax(axis=1)]
     unit = 0.27 * cast.scale * draws.uniform(0.8, 1.1)
@@ -347,7 +348,7 @@ def _draw_loose(picture_keys: Keys, number: int, labels: Ints, cast: _Cast, size
         gaps = [np.maximum(box[:, :2] - place, place - box[:, 2:]).max(axis=1) for box in cast.boxes]
         gap = np.fmin.reduce(gaps)
         best, clear = np.where((gap > clear)[:, None], place, best), np.maximum(gap, clear)
-    shown = draws.flag(0.5) & (clear > 1.2 * unit) & absent.any(axis=1)
+    shown = draws.flag(0.4) & (clear > 1.2 * unit) & absent.any(axis=1)
     facing = np.where(draws.flag(0.5), 1.0, -1.0)
     turn = draws.unit()
     front, behind, centre = ornaments(draws, species, np.zeros_like(best), turn, unit, facing)
@@ -364,10 +365,10 @@ def _draw_loose(picture_keys: Keys, number: int, labels: Ints, cast: _Cast, size
 
 def _draw_hiding(draws: Draws, cast: _Cast, ground_light: Floats) -> Layer:
     """A stone or a tuft in front of the last creature, at hip or feet, never over its ornament."""
-    shown = draws.flag(0.45)
-    spot = np.array([LANDMARKS.index(name) for name in ("hip", "front foot", "hind foot", "shoulder")])[
-        draws.integer(4)
-    ]
+    shown, is_tuft = draws.flag(0.3), draws.flag(0.5)
+    # Grass may hide any of these; stones lie at the feet.
+    spots = np.array([LANDMARKS.index(name) for name in ("front foot", "hind foot", "hip", "shoulder")])
+    spot = spots[draws.integer(np.where(is_tuft, 4, 2))]
     rows = np.arange(len(draws))
     unit = 0.27 * cast.scale
     place = cast.landmarks[rows, spot] + np.stack([draws.bell(), draws.bell()], axis=1) * 0.3 * unit[:, None]
@@ -379,7 +380,6 @@ def _draw_hiding(draws: Draws, cast: _Cast, ground_light: Floats) -> Layer:
         away = place - kept
         shown = shown & (away[:, 0] * away[:, 0] + away[:, 1] * away[:, 1] > reach * reach)
     stone, tuft = _boulder(draws, place, radius), _tuft(draws, place, radius)
-    is_tuft = draws.flag(0.5)
     padded = np.concatenate([stone.capsules, stone.capsules[:, :1], stone.capsules[:, :1]], axis=1)
     capsules = np.where(is_tuft[:, None, None], tuft.capsules, padded)
     count = np.where(shown, np.where(is_tuft, 4, 2), 0)

@@ -91,7 +91,7 @@ SPECIES: tuple[Species, ...] = (
         1,
         1,
     ),
-    Species("one-horned", "head", [(0.5, 0.7, 1.5, 2.9, 0.42, 0.08)], [], "lined", 4, 1, 1, 0, -1, 1),
+    Species("one-horned", "head", [(0.5, 0.7, 1.5, 2.9, 0.5, 0.1)], [], "lined", 4, 1, 1, 0, -1, 1),
     Species(
         "trunked",
         "snout",

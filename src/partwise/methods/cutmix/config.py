@@ -65,7 +65,7 @@ class CutMixFields(Section):
 class CutMixRecipe(Recipe):
     """A classifier trained with mixed pictures."""
 
-    method: CutMixFields = CutMixFields()  # type: ignore[call-arg]  # pydantic's defaults
+    method: CutMixFields = CutMixFields()
 
 
 PAPER = Paper(
@@ -153,7 +153,6 @@ def smoke() -> CutMixRecipe:
     return CutMixRecipe(
         recipe="cutmix/smoke",
         data=DataFields(source="creatures:?size=32&classes=4&train=96&val=32&test=32", size=32),
-        model=ModelFields(backbone="resnet8"),
         train=TrainFields(epochs=2, batch_size=32, log_every=1, checkpoint_seconds=1),
         evaluate=EvaluateFields(suites=("classification", "localization")),
     )
@@ -220,7 +219,7 @@ def cifar100_resnet110() -> CutMixRecipe:
 
 @BOOK.add("cutmix/cifar100-pyramidnet110")
 def cifar100_pyramidnet110() -> CutMixRecipe:
-    """The paper's PyramidNet-110 (alpha 64, bottleneck) on CIFAR-100; its rate and p are not stated, those of PyramidNet-200 here.
+    """The paper's PyramidNet-110 (alpha 64, bottleneck) on CIFAR-100, with the rate and p of PyramidNet-200: its own are not stated.
 
     partwise train cutmix/cifar100-pyramidnet110 --data cifar100:PATH
     """

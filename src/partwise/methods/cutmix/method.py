@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from partwise.methods.cutmix.config import PAPER, CutMixFields, CutMixRecipe
 from partwise.models.backbones import build_backbone
 from partwise.models.heads import ImageClassifier
 from partwise.models.saved import NetworkSpec
-from partwise.ops import draws, mixing
+from partwise.ops import cam, draws, localize, mixing
 from partwise.report import figures
 from partwise.report.values import Prediction
 
@@ -80,19 +80,16 @@ class CutMixMethod(Method):
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> list[Prediction]:
-        from partwise.ops.cam import normalise_maps, upsample_maps
-        from partwise.ops.regions import largest_box
-
         logits, maps = self.network.maps(images)
         probabilities = logits.sigmoid() if self.facts.multi_label else logits.softmax(1)
         labels = probabilities.argmax(1)
         own = maps[torch.arange(len(maps), device=maps.device), labels][:, None]
-        raised = upsample_maps(own, images.shape[-2:])
-        heat = normalise_maps(raised)[:, 0].cpu().numpy()
-        located = [largest_box(map_, threshold=FOREGROUND) for map_ in raised[:, 0].cpu().numpy()]
+        raised = cam.upsample(own, (images.shape[-2], images.shape[-1]))[:, 0].cpu()
+        heat = cam.normalise(raised).numpy()
+        boxes = localize.relative_boxes(raised, sigma=FOREGROUND).tolist()
+        rows = zip(labels.tolist(), probabilities.cpu().numpy(), heat, boxes, strict=True)
         return [
-            Prediction(int(label), p.astype(np.float32), h, box)
-            for label, p, h, box in zip(labels.cpu(), probabilities.cpu().numpy(), heat, located, strict=True)
+            Prediction(label, p, h, (x1, y1, x2, y2) if x2 > x1 else None) for label, p, h, (x1, y1, x2, y2) in rows
         ]
 
 
@@ -201,25 +198,17 @@ class Train(TrainStage):
             ).to(device)
         generator = draws.generator(train.seed, *key, device=device)
         mode: mixing.Mode = "batch" if fields.mode == "paper" else fields.mode
+        shared: dict[str, Any] = {"p": p, "mode": mode, "gate": fields.gate, "generator": generator}
         if fields.mix == "cutout":
             fill = tuple(255 * value for value in self.recipe.model.mean)
-            return mixing.draw_cutout(
-                batch,
-                height,
-                width,
-                length=fields.cutout_length,
-                fill=fill,
-                p=p,
-                mode=mode,
-                gate=fields.gate,
-                generator=generator,
-            )
-        shared = {"p": p, "mode": mode, "partner": fields.partner, "gate": fields.gate, "generator": generator}
+            return mixing.draw_cutout(batch, height, width, length=fields.cutout_length, fill=fill, **shared)
+        shared["partner"] = fields.partner
         if fields.mix == "mixup":
             return mixing.draw_mixup(batch, height, width, alpha=fields.alpha, **shared)
         if fields.mix == "resizemix":
             return mixing.draw_resizemix(batch, height, width, **shared)
-        shared["p"] = 0.0 if fields.mix == "none" else p
+        if fields.mix == "none":
+            shared["p"] = 0.0
         return mixing.draw_cutmix(
             batch, height, width, alpha=fields.alpha, correct_lambda=fields.correct_lambda, **shared
         )

@@ -1,0 +1,128 @@
+"""The contract of evaluators, the small protocols they ask of a model, and the table of suites. Imports no torch.
+
+An evaluator turns batches into rows, one a picture, and rows into numbers named as `suite/metric`. Because a row is one
+picture's alone, batches, their order and the number of processes do not matter. Whatever is chosen (a threshold, a
+temperature) is chosen on rows of the validation split. Not for loops over data: see runner.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+
+from partwise.config import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from partwise.data.sample import Batch
+    from partwise.report.values import Picture
+
+Rows: TypeAlias = "dict[str, Tensor]"
+"""Name -> one entry a picture along the first dimension, on the host; `index` int64 is the position in the source."""
+
+Images: TypeAlias = "Callable[[Sequence[int]], Tensor]"
+"""Positions in the source -> float pictures `(n, 3, H, W)` in [0, 1], in the frame that the network saw."""
+
+Redraw: TypeAlias = "Callable[[Sequence[int]], Tensor]"
+"""Positions in the source -> the model's maps `(n, K, h, w)` of those pictures, computed anew."""
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Names the class of a picture, or scores several."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the K classes."""
+
+    def logits(self, images: Tensor, /) -> Tensor:
+        """Pictures `(B, 3, H, W)` in [0, 1] -> `(B, K)`."""
+
+
+@runtime_checkable
+class Mapper(Protocol):
+    """Says where in a picture it finds each class."""
+
+    def maps(self, images: Tensor, /) -> Tensor:
+        """Pictures `(B, 3, H, W)` in [0, 1] -> raw class activation maps `(B, K, h, w)`, float32."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a suite found: `metrics` and `detail` by full name (`localization/pxap`), detail plain enough for JSON.
+
+    A metric that could not be measured is absent from `metrics`, and its detail says why under `left_out`.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    detail: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pictures: list[Picture] = field(default_factory=list)
+
+    def found(self, name: str, value: float, **facts: Any) -> None:
+        """Record a number with what belongs to it, such as `n` or the threshold."""
+        self.metrics[name] = float(value)
+        self.detail[name] = facts
+
+    def leave_out(self, name: str, why: str) -> None:
+        """Record why a number is missing."""
+        self.detail[name] = {"left_out": why}
+
+
+class Evaluator(ABC):
+    """A suite of measurements, made for the classes of one source."""
+
+    suite: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    """The names it may give, without the suite."""
+    needs: ClassVar[type]
+    """The protocol that a model must answer to."""
+    wants: ClassVar[frozenset[str]] = frozenset()
+    """Fields of a batch without which there is nothing to measure."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Fields that give further numbers where the data has them."""
+    needs_gradient: ClassVar[bool] = False
+    uses_validation: ClassVar[bool] = False
+    """Whether `conclude` chooses something on the validation split; without, the runner does not measure that split."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
+
+    @abstractmethod
+    def measure(self, model: Any, batch: Batch) -> Rows:
+        """One row a picture of a batch with float pictures in [0, 1], boxes and masks in their frame; without `index`."""
+
+    @abstractmethod
+    def conclude(
+        self, rows: Rows, validation: Rows | None, *, images: Images | None = None, redraw: Redraw | None = None
+    ) -> Evaluation:
+        """The numbers of all rows, sorted by `index`. Pictures are drawn only where `images` is given."""
+
+    def why_not(self, model: object, batch: Batch) -> str | None:
+        """Why this suite cannot measure this model on such data, as one line; None where it can."""
+        if not isinstance(model, self.needs):
+            return f"suite {self.suite!r} needs a {self.needs.__name__}, and {type(model).__name__} is none"
+        lacking = sorted(name for name in self.wants if getattr(batch, name) is None)
+        if lacking:
+            return f"suite {self.suite!r} needs {' and '.join(lacking)}, and the data has none"
+        return None
+
+
+SUITES: Mapping[str, str] = {
+    "classification": "partwise.evaluate.classification:Classification",
+    "localization": "partwise.evaluate.localization:Localization",
+}
+
+
+def find_evaluator(name: str) -> type[Evaluator]:
+    """The evaluator of a suite, imported now. Raises UserError with the nearest name for an unknown one."""
+    if name not in SUITES:
+        raise UserError(
+            f"there is no suite {name!r} (expected one of {', '.join(sorted(SUITES))}){did_you_mean(name, SUITES)}"
+        )
+    module, _, attribute = SUITES[name].partition(":")
+    found: type[Evaluator] = getattr(import_module(module), attribute)
+    return found

@@ -1,0 +1,218 @@
+"""Every evaluator of the table, on models whose scores are known: perfect, constant, and noise.
+
+A new suite is found by itself; all it adds here is a line in KNOWN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from partwise.data.sample import Batch
+from partwise.evaluate.base import SUITES, Evaluation, Evaluator, find_evaluator
+from partwise.evaluate.runner import run_suite
+
+CLASSES = tuple("abcdefg")
+SIDE = 16
+COUNT = 23
+
+# The names of METRICS.md, and `map`, which stands in for them where a picture has several labels.
+DEFINED = {
+    "classification": {"top1", "top5", "nll", "ece", "map"},
+    "localization": {"max_box_acc_50", "max_box_acc_v2", "gt_known", "top1_loc", "pxap"},
+}
+UNBOUNDED = {"classification/nll"}
+ALWAYS_THERE = {
+    "classification": {"top1", "top5", "nll", "ece"},
+    "localization": {"max_box_acc_50", "max_box_acc_v2", "gt_known", "top1_loc", "pxap"},
+}
+SMALLER_IS_BETTER = {"nll", "ece"}
+
+
+def scene(seed: int, count: int = COUNT) -> Batch:
+    """Pictures that say everything: the first channel names the class, the second shows the object."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(len(CLASSES), (count,), generator=generator)
+    images = torch.zeros(count, 3, SIDE, SIDE)
+    boxes = []
+    for row in range(count):
+        x1, y1 = torch.randint(0, 7, (2,), generator=generator).tolist()
+        w, h = torch.randint(2, 9, (2,), generator=generator).tolist()
+        images[row, 1, y1 : y1 + h, x1 : x1 + w] = 1
+        boxes.append(torch.tensor([[x1, y1, x1 + w, y1 + h]]).float())
+    images[:, 0] = labels[:, None, None] / 10
+    images[:, 2] = torch.rand(count, SIDE, SIDE, generator=generator)
+    masks = images[:, 1].to(torch.uint8) * (labels[:, None, None] + 1).to(torch.uint8)
+    masks[:, -1] = 255
+    index = torch.arange(count) * 3 + 5
+    return Batch([str(i) for i in index.tolist()], index, images, labels, masks, boxes)
+
+
+class Perfect:
+    """Reads the answers off the picture."""
+
+    classes: Sequence[str] = CLASSES
+
+    def logits(self, images: Tensor) -> Tensor:
+        labels = (images[:, 0, 0, 0] * 10).round().long()
+        return 100.0 * torch.nn.functional.one_hot(labels, len(CLASSES)).float()
+
+    def maps(self, images: Tensor) -> Tensor:
+        return images[:, 1:2].expand(-1, len(CLASSES), -1, -1) * 3.0
+
+
+class Constant(Perfect):
+    """Knows nothing: every class and every place alike."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        return torch.zeros(len(images), len(CLASSES))
+
+    def maps(self, images: Tensor) -> Tensor:
+        return torch.ones(len(images), len(CLASSES), 4, 4)
+
+
+class Noise(Perfect):
+    """Arbitrary, but a function of each picture alone."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        return images[:, 2, 0, : len(CLASSES)] * 4 + images[:, 0, 0, :1]
+
+    def maps(self, images: Tensor) -> Tensor:
+        return images[:, 2:3, 2:8, 2:8] - torch.linspace(0, 1, len(CLASSES))[:, None, None]
+
+
+def evaluate(suite: str, model: object, batches: list[Batch], validation: list[Batch]) -> Evaluation:
+    return run_suite(find_evaluator(suite)(CLASSES), model, batches, validation=validation)
+
+
+def split(batch: Batch, order: Sequence[int], size: int) -> list[Batch]:
+    """The same pictures in another order, in batches of `size`."""
+    parts = []
+    for start in range(0, len(order), size):
+        rows = list(order[start : start + size])
+        assert batch.targets is not None and batch.masks is not None and batch.boxes is not None
+        parts.append(
+            Batch(
+                [batch.ids[i] for i in rows],
+                batch.index[rows],
+                batch.images[rows],
+                batch.targets[rows],
+                batch.masks[rows],
+                [batch.boxes[i] for i in rows],
+            )
+        )
+    return parts
+
+
+def full_frame_share(batch: Batch) -> float:
+    """How often the whole picture as a box overlaps the true one by more than a half."""
+    assert batch.boxes is not None
+    shares = [float((box[0, 2] - box[0, 0]) * (box[0, 3] - box[0, 1])) / SIDE**2 for box in batch.boxes]
+    return sum(share > 0.5 for share in shares) / len(shares)
+
+
+def trivial_classification(batch: Batch) -> dict[str, float]:
+    assert batch.targets is not None
+    first = (batch.targets == 0).double().mean().item()
+    return {
+        "top1": first,
+        "top5": (batch.targets < 5).double().mean().item(),
+        "nll": math.log(len(CLASSES)),
+        "ece": abs(first - 1 / len(CLASSES)),
+    }
+
+
+def trivial_localization(batch: Batch) -> dict[str, float]:
+    assert batch.targets is not None and batch.masks is not None
+    kept = batch.masks != 255
+    covered = full_frame_share(batch)
+    return {
+        "max_box_acc_50": 0.0,
+        "max_box_acc_v2": 0.0,
+        "gt_known": covered,
+        "top1_loc": covered * (batch.targets == 0).double().mean().item(),
+        "pxap": ((batch.masks > 0) & kept).sum().item() / kept.sum().item(),
+    }
+
+
+KNOWN: dict[str, Callable[[Batch], dict[str, float]]] = {
+    "classification": trivial_classification,
+    "localization": trivial_localization,
+}
+
+
+@pytest.fixture(params=sorted(SUITES))
+def suite(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_the_contract(suite: str) -> None:
+    evaluator = find_evaluator(suite)
+    assert issubclass(evaluator, Evaluator) and evaluator.suite == suite
+    assert set(evaluator.metrics) == DEFINED[suite], "METRICS.md and the evaluator must agree"
+    assert isinstance(Perfect(), evaluator.needs) and not isinstance(object(), evaluator.needs)
+    assert evaluator.wants | evaluator.optional <= {"targets", "boxes", "masks", "parts"}
+    assert not evaluator.wants & evaluator.optional
+    assert evaluator.__doc__
+
+
+def test_names_values_and_detail(suite: str) -> None:
+    found = evaluate(suite, Noise(), [scene(0)], [scene(1)])
+    defined = {f"{suite}/{name}" for name in DEFINED[suite]}
+    assert {f"{suite}/{name}" for name in ALWAYS_THERE[suite]} <= set(found.metrics) <= defined
+    assert set(found.metrics) <= set(found.detail) <= defined
+    for name, value in found.metrics.items():
+        assert type(value) is float and math.isfinite(value) and value >= 0
+        assert name in UNBOUNDED or value <= 1
+        assert found.detail[name]["n"] == COUNT
+    assert json.loads(json.dumps(found.detail)) == found.detail
+    assert found.pictures == [], "without pictures to draw on nothing is drawn"
+
+
+def test_batches_and_order_do_not_matter(suite: str) -> None:
+    data, validation = scene(2), scene(3)
+    whole = evaluate(suite, Noise(), [data], [validation])
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(4)).tolist()
+    parts = evaluate(suite, Noise(), split(data, order, 4), split(validation, order, 7))
+    assert parts.metrics == pytest.approx(whole.metrics, rel=1e-12)
+    assert parts.detail.keys() == whole.detail.keys()
+
+
+def test_repeated_pictures_count_once(suite: str) -> None:
+    """Samplers repeat pictures to give every process as many."""
+    data, validation = scene(2), scene(3)
+    once = evaluate(suite, Noise(), [data], [validation])
+    more = evaluate(suite, Noise(), [data, *split(data, [0, 5, 5], 2)], [validation])
+    assert more.metrics == pytest.approx(once.metrics, rel=1e-12)
+
+
+def test_a_perfect_model(suite: str) -> None:
+    found = evaluate(suite, Perfect(), [scene(5)], [scene(6)])
+    for name in ALWAYS_THERE[suite]:
+        best = 0.0 if name in SMALLER_IS_BETTER else 1.0
+        assert found.metrics[f"{suite}/{name}"] == pytest.approx(best, abs=1e-6)
+
+
+def test_a_model_that_knows_nothing(suite: str) -> None:
+    data = scene(7)
+    found = evaluate(suite, Constant(), [data], [scene(8)])
+    expected = {f"{suite}/{name}": value for name, value in KNOWN[suite](data).items()}
+    assert found.metrics == pytest.approx(expected, abs=1e-6)
+
+
+def test_data_without_what_it_wants_is_refused(suite: str) -> None:
+    evaluator = find_evaluator(suite)(CLASSES)
+    assert evaluator.why_not(Perfect(), scene(0)) is None
+    for name in evaluator.wants:
+        refusal = evaluator.why_not(Perfect(), replace(scene(0), **{name: None}))
+        assert refusal is not None and suite in refusal and name in refusal and "\n" not in refusal
+    for name in evaluator.optional:
+        assert evaluator.why_not(Perfect(), replace(scene(0), **{name: None})) is None
+    refusal = evaluator.why_not(object(), scene(0))
+    assert refusal is not None and evaluator.needs.__name__ in refusal

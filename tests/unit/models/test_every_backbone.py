@@ -1,0 +1,106 @@
+"""Every own network, and timm's four kinds of output, keep the contract: sizes, gradients, maps, layouts, files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from partwise.models.backbones import OWN, build_backbone
+from partwise.models.contract import Backbone
+from partwise.models.heads import ImageClassifier
+from partwise.models.saved import NetworkSpec, build_network, load_networks, save_networks
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "cifar-resnet": {"depth": 11, "block": "bottleneck", "widths": [4, 6, 8], "last_stride": 1},
+    "pyramidnet": {"depth": 20, "alpha": 10},
+    "wide-resnet": {"depth": 10, "widen": 0.5},
+}
+TIMM: dict[str, dict[str, Any]] = {
+    "resnet10t": {},
+    "timm/resnet10t": {"last_stride": 1},
+    "mobilenetv3_small_050": {},
+    "convnext_atto": {"output_stride": 16},
+    "vit_tiny_patch16_224": {"img_size": 32},
+    "swin_tiny_patch4_window7_224": {"img_size": 64, "window_size": 2, "embed_dim": 24},
+}
+ROUND_TRIP = 6_000_000
+"""Larger networks differ from a smaller one of their family in numbers only."""
+
+
+@pytest.fixture(scope="module", params=[*OWN, *TIMM])
+def subject(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, Any], Backbone, int]]:
+    """A name, its arguments, the network and the side of the pictures it is tried on."""
+    name = request.param
+    arguments = FAMILIES.get(name) or TIMM.get(name) or {}
+    torch.manual_seed(0)
+    backbone = build_backbone(name, **arguments)
+    yield name, arguments, backbone, arguments.get("img_size", 8 if name in OWN else 64)
+
+
+Subject = tuple[str, dict[str, Any], Backbone, int]
+
+
+def test_sizes_are_what_it_says(subject: Subject) -> None:
+    _, _, backbone, side = subject
+    backbone.eval()
+    images = torch.rand(1, 3, side, side)
+    with torch.no_grad():
+        last, stages = backbone(images), backbone.forward_stages(images)
+    assert last.shape == (1, backbone.num_features, side // backbone.stride, side // backbone.stride)
+    assert tuple(stage.shape[1] for stage in stages) == backbone.stage_channels
+    assert tuple(side // stage.shape[2] for stage in stages) == backbone.stage_strides
+    assert list(backbone.stage_strides) == sorted(backbone.stage_strides)
+
+
+def test_gradient_reaches_every_parameter(subject: Subject) -> None:
+    _, _, backbone, side = subject
+    backbone.train()
+    backbone.zero_grad()
+    backbone(torch.rand(2, 3, side, side)).square().sum().backward()
+    for name, parameter in backbone.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        parameter.grad = None
+
+
+def test_logits_are_the_mean_of_the_maps(subject: Subject) -> None:
+    _, _, backbone, side = subject
+    classifier = ImageClassifier(backbone, 5, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25)).eval()
+    images = torch.rand(2, 3, side, side)
+    with torch.no_grad():
+        logits, maps = classifier.maps(images)
+        assert torch.equal(logits, classifier(images))
+        torch.testing.assert_close(maps.mean((2, 3)) + classifier.fc.bias, logits, rtol=1e-4, atol=1e-4)
+    assert maps.shape == (2, 5, side // backbone.stride, side // backbone.stride)
+
+
+def test_memory_format_changes_nothing(subject: Subject) -> None:
+    _, _, backbone, side = subject
+    backbone.eval()
+    images = torch.rand(2, 3, side, side)
+    with torch.no_grad():
+        expected = backbone(images)
+        backbone.to(memory_format=torch.channels_last)
+        found = backbone(images.to(memory_format=torch.channels_last))
+        backbone.to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_round_trip_is_bit_equal(subject: Subject, tmp_path: Path) -> None:
+    name, arguments, backbone, side = subject
+    if sum(p.numel() for p in backbone.parameters()) > ROUND_TRIP:
+        pytest.skip("large")
+    values = {"backbone": name, "arguments": arguments, "num_classes": 5, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.2]}
+    spec = NetworkSpec("classifier", values)
+    network = build_network(spec).train()
+    images = torch.rand(2, 3, side, side)
+    network(images)  # running statistics and counters too
+    save_networks(tmp_path / "m.safetensors", {"classifier": network}, {"classifier": spec}, {})
+    loaded = load_networks(tmp_path / "m.safetensors").networks["classifier"]
+    state, expected = loaded.state_dict(), network.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in state)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), network.eval()(images))
