@@ -87,10 +87,7 @@ def _study(
     recipe: Recipe, folder: Path, *, grid: Sequence[str], seeds: int, folds: int, devices: int, fresh: bool, quiet: bool
 ) -> Path:
     """Every cell in turn, then mean and spread; a cell that is finished is left alone."""
-    axes = studies.parse_grid(grid)
-    made = studies.cells(axes, seeds=seeds, first_seed=recipe.train.seed, folds=folds)
-    for cell in made:  # a typo in the last cell is said before the first one trains
-        override(recipe, cell.settings)
+    axes, made = studies.plan(recipe, grid, seeds=seeds, folds=folds)
     summaries: dict[str, dict[str, Any]] = {}
     for number, cell in enumerate(made, 1):
         if not quiet:
@@ -322,8 +319,7 @@ def report(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Path
     """One self-contained HTML page of a run, or of several side by side."""
     folders = [Path(run) for run in runs]
     for folder in folders:
-        if not RunFolder(folder).exists():
-            raise UserError(f"{folder}: is no run folder (there is no recipe.yaml)")
+        RunFolder(folder).require(or_study=True)
     return write_page(folders, Path(out) if out is not None else None)
 
 

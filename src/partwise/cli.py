@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from partwise.config import UserError
@@ -16,11 +16,15 @@ from partwise.config import UserError
 app = typer.Typer(
     name="partwise",
     help="Train vision models that know where, from labels of whole images or from none.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
 )
+
+PARSING_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""What the parser raises for a wrong word: click's, or that of the click inside newer versions of typer."""
+
+NO_FAULT_OF_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENOMEM}
 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field of the recipe; repeatable.")
@@ -47,9 +51,12 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe; the same command continues an unfinished run."""
+    from partwise.engine.study import plan
     from partwise.methods.recipes import resolve
 
-    resolve(recipe, data=data, settings=settings or [])  # a typo is answered before torch is imported
+    # A typo is answered before torch is imported.
+    found, _ = resolve(recipe, data=data, settings=settings or [])
+    plan(found, grid or [], seeds=seeds, folds=folds)
     from partwise import api
 
     if dry_run:
@@ -79,6 +86,14 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a finished run again, with other suites or on another source."""
+    from partwise.data.sources import parse_source
+    from partwise.methods.recipes import check_suites
+    from partwise.run import RunFolder
+
+    RunFolder(run).require()
+    check_suites(suite or [])
+    if on is not None:
+        parse_source(on)
     from partwise import api
 
     _table({name: f"{value:.4f}" for name, value in api.evaluate(run, on=on, suites=suite or [], quiet=quiet).items()})
@@ -92,6 +107,9 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Labels, heatmaps and boxes of pictures and folders of pictures."""
+    from partwise.run import RunFolder
+
+    RunFolder(run).require()
     from partwise import api
 
     made = api.predict(run, list(paths), out=out, quiet=quiet)
@@ -105,6 +123,10 @@ def report(
     out: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
 ) -> None:
     """One self-contained HTML page; several runs side by side."""
+    from partwise.run import RunFolder
+
+    for run in runs:
+        RunFolder(run).require(or_study=True)
     from partwise import api
 
     typer.echo(api.report(list(runs), out=out))
@@ -116,6 +138,9 @@ def data(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also as an HTML page with a contact sheet.")] = None,
 ) -> None:
     """Check and describe a data set: counts, sizes, faults."""
+    from partwise.data.sources import parse_source
+
+    parse_source(source)
     from partwise import api
 
     checked = api.data(source, out=out)
@@ -171,33 +196,34 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _status(words: list[str], debug: bool) -> int:
     try:
-        app(words, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
-        return 2
-    except click.ClickException as error:
-        return _complain(error.format_message(), debug)
+        app(words or ["--help"], standalone_mode=False)
+    except PARSING_ERROR as error:
+        return _complain(error.format_message(), debug)  # type: ignore[attr-defined]  # known by its name alone
     except UserError as error:
         return _complain(str(error), debug)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno is None or error.filename is None:
-            raise
-        return _complain(f"{error.filename}: {(error.strerror or str(error)).lower()}", debug)
     except Exception as error:
-        if type(error).__name__ == "Interrupted":
-            typer.echo("partwise: interrupted; the state is saved, the same command continues", err=True)
-            return 130
-        if type(error).__name__ == "NonFiniteLoss":
-            return _complain(str(error), debug)
-        traceback.print_exc()
-        typer.echo("partwise: this is a fault of partwise, not yours; please report the lines above", err=True)
-        return 1
-    return 0
+        return _other(error, debug)
+    return 0 if words else 2
+
+
+def _other(error: Exception, debug: bool) -> int:
+    """An interruption, what the system refused, or a fault of ours."""
+    if type(error).__name__ == "Interrupted":
+        typer.echo("partwise: interrupted; the state is saved, the same command continues", err=True)
+        return 130
+    if type(error).__name__ == "NonFiniteLoss":
+        return _complain(str(error), debug)
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_FAULT_OF_OURS):
+        reason = (error.strerror or str(error)).lower()
+        return _complain(f"{error.filename}: {reason}" if error.filename is not None else reason, debug)
+    traceback.print_exc()
+    typer.echo("partwise: this is a fault of partwise, not yours; please report the lines above", err=True)
+    return 1
 
 
 def _complain(message: str, debug: bool) -> int:

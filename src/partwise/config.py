@@ -7,6 +7,7 @@ subclasses `Recipe` to give `method` its own fields. `recipe` names the publishe
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
 JSON = str | int | float | bool | None
 
@@ -42,7 +43,7 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
 class Section(BaseModel):
     """A group of fields: frozen, nothing unknown admitted."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class AugmentFields(Section):
@@ -60,6 +61,13 @@ class AugmentFields(Section):
         0.0, ge=0, lt=1, description="brightness, contrast and saturation each times 1 +- this, in random order"
     )
     lighting: float = Field(0.0, ge=0, description="standard deviation of noise along ImageNet's principal colours")
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("expected two numbers above 0, the smaller one first")
+        return value
 
 
 class DataFields(Section):
@@ -106,7 +114,7 @@ class ModelFields(Section):
     arguments: dict[str, JSON] = Field(default_factory=dict, description="handed to the backbone's builder")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
 
 
 class OptimFields(Section):
@@ -215,10 +223,19 @@ class Paper:
 def describe(error: ValidationError, where: str) -> UserError:
     """pydantic's first complaint as one line: the field, the value, what was expected."""
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-")))
+    path = [str(part) for part in first["loc"]]
     if first["type"] == "missing":
-        return UserError(f"{where}: {field} is missing")
-    return UserError(f"{where}: {field} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}")
+        return UserError(f"{where}: {'.'.join(path)} is missing")
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if first["type"] == "model_type":
+        message = "expected a mapping of its fields"
+    elif first["type"] == "literal_error":
+        message += did_you_mean(str(first["input"]), re.findall(r"'([^']*)'", first.get("ctx", {})["expected"]))
+    elif path[:2] == ["model", "arguments"] and len(path) == 4:  # pydantic adds the kind of value that it tried
+        path.pop()
+        message = "expected a number, text, true, false or null"
+    return UserError(f"{where}: {'.'.join(path)} = {first['input']!r}: {message}")
 
 
 def _fields_below(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
@@ -257,28 +274,37 @@ def build(model: type[RecipeT], values: Mapping[str, object], where: str) -> Rec
         raise describe(error, where) from None
 
 
-def _admits_text(annotation: object) -> bool:
-    """Whether a raw string is the best form in which to hand a value to this annotation (numbers, names, paths)."""
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        return _admits_text(typing.get_args(annotation)[0])
-    return origin not in (tuple, list, dict)
-
-
 def parse_value(annotation: object, text: str) -> object:
-    """The right side of `--set a.b=c` for a field of this type: `1e-4`, `null`, `[0.5, 0.75]`, `{depth: 3}`, `0.5,0.75`."""
-    if text.lower() in ("null", "none"):
+    """The right side of `--set a.b=c` for a field of this type: `1e-4`, `null`, `[0.5, 0.75]`, `{depth: 3}`, `0.5,0.75`.
+
+    Text stays text where the type is a number or a name: pydantic reads it by the type, and `none` may be a name.
+    """
+    while typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    origin = typing.get_origin(annotation)
+    if text.lower() in ("null", "none") and type(None) in typing.get_args(annotation):
         return None
-    if _admits_text(annotation):
+    if origin not in (tuple, list, dict):
         return text
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    value = _plain(text)
+    if origin is dict:
+        return value
     if isinstance(value, str) and "," in value:
         return [part.strip() for part in value.split(",")]
-    if isinstance(value, (int, float, str)):
-        return [value]
+    return [value] if isinstance(value, (int, float, str)) else value
+
+
+def _plain(text: str) -> object:
+    """Text as YAML reads it, and `1e-4` as the number that people mean; text again where it is no YAML."""
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
+        return text
+    if isinstance(value, str) and value == text:
+        try:
+            return float(text)
+        except ValueError:
+            return text
     return value
 
 
@@ -300,7 +326,8 @@ def override(recipe: RecipeT, settings: Iterable[str]) -> RecipeT:
     for setting in settings:
         name, text = split_setting(setting)
         if name.startswith("model.arguments."):  # the one field that is itself a mapping
-            values["model"]["arguments"][name.removeprefix("model.arguments.")] = yaml.safe_load(text)
+            values["model"]["arguments"][name.removeprefix("model.arguments.")] = _plain(text)
+            build(type(recipe), values, f"--set {setting}")
             continue
         if name not in fields:
             leaves = {field.rsplit(".", 1)[-1]: field for field in fields}
@@ -316,6 +343,21 @@ def override(recipe: RecipeT, settings: Iterable[str]) -> RecipeT:
         target[last] = parse_value(fields[name], text)
         build(type(recipe), values, f"--set {setting}")
     return build(type(recipe), values, "--set")
+
+
+def check_together(recipe: Recipe) -> None:
+    """Raise UserError for fields that do not go together, whichever of them was set."""
+    train, data = recipe.train, recipe.data
+    if train.batch_size % train.accumulate:
+        fitting = max(1, round(train.batch_size / train.accumulate)) * train.accumulate
+        raise UserError(
+            f"train.accumulate = {train.accumulate}: does not divide train.batch_size = {train.batch_size}; "
+            f"the nearest batch size that it divides is {fitting}"
+        )
+    if data.resize is not None and data.resize < data.size:
+        raise UserError(f"data.resize = {data.resize}: below data.size = {data.size}, which is cut from it")
+    if data.folds and not (data.folds > 1 and data.fold < data.folds):
+        raise UserError(f"data.fold = {data.fold} of data.folds = {data.folds}: expected folds >= 2 and fold below it")
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[object, object]]:
@@ -336,8 +378,12 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[object, object]]:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The complete recipe as YAML that `from_yaml` reads back without loss."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    """The complete recipe as YAML that `read_yaml` reads back without loss."""
+    values = recipe.model_dump(mode="json")
+    written = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    # PyYAML writes these as they are and reads them as line breaks.
+    readable = not any(mark in written for mark in "\x85\u2028\u2029\ufeff")
+    return written if readable else yaml.safe_dump(values, sort_keys=False, width=120)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import json
 import math
 import os
@@ -16,13 +17,13 @@ from typing import Any
 
 import yaml
 
-from partwise.config import UserError
+from partwise.config import UserError, did_you_mean
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old one or the new one whole: temporary file, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -97,6 +98,14 @@ class RunFolder:
         """Whether a run was begun here."""
         return self.recipe.exists()
 
+    def require(self, *, or_study: bool = False) -> None:
+        """Raise UserError where no run was begun here (nor a study's summary lies here), with the nearest run beside it."""
+        if self.exists() or (or_study and self.summary.exists()):
+            return
+        beside = [recipe.parent.name for recipe in self.path.parent.glob("*/recipe.yaml")]
+        hint = did_you_mean(self.path.name, [name for name in beside if name != self.path.name])
+        raise UserError(f"{self.path}: is no run folder (there is no recipe.yaml){hint}")
+
     def status(self) -> str:
         """`"new"`, `"running"` (unfinished, whether or not a process is at it), `"stopped"` or `"finished"`."""
         if not self.exists():
@@ -121,20 +130,45 @@ class RunFolder:
                 ) from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            self._sweep()
             yield
         finally:
             os.close(descriptor)
 
     def clear(self) -> None:
-        """Remove what a run wrote (`--fresh`), and nothing that is not ours."""
-        own = [self.recipe, self.changes, self.environment, self.metrics, self.summary, self.model, self.report]
-        for path in [*own, self.path / "batch.safetensors"]:
-            path.unlink(missing_ok=True)
-        for folder in (self.products, self.checkpoints, self.pictures):
-            for path in sorted(folder.rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-            if folder.is_dir():
+        """Remove what a run wrote (`--fresh`), and nothing that is not ours; no run, nothing to remove.
+
+        The recipe goes last: a run cleared in part is still one, whose checkpoints the next run will not take up.
+        """
+        if not self.exists():
+            return
+        for folder, patterns in self._own().items():
+            for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+                path.unlink()
+            if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+        for path in (self.changes, self.environment, self.metrics, self.summary, self.model, self.report):
+            path.unlink(missing_ok=True)
+        (self.path / "batch.safetensors").unlink(missing_ok=True)
+        self.recipe.unlink(missing_ok=True)
+
+    def _own(self) -> dict[Path, tuple[str, ...]]:
+        """The folders of a run, inner ones first -> what is ours in them. Links are somebody else's."""
+        own = {stage: ("index.json", "*.safetensors", "*.png", "*.npy") for stage in self.products.glob("*")}
+        own |= {
+            self.products: (),
+            self.checkpoints: ("*.safetensors",),
+            self.pictures: ("*.png", "*.json", "*.csv"),
+            self.path / "tensorboard": ("events.out.tfevents.*",),
+        }
+        linked = {folder for folder in own if folder.is_symlink() or folder.parent.is_symlink()}
+        return {folder: patterns for folder, patterns in own.items() if folder not in linked}
+
+    def _sweep(self) -> None:
+        """Remove what a process that was killed while it wrote a large file left; only by the holder of the lock."""
+        for folder in (self.path, self.checkpoints, *self.products.glob("*")):
+            for path in folder.glob(".*.safetensors.*.part"):
+                path.unlink(missing_ok=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_atomically(self.summary, to_json(summary))
@@ -196,13 +230,14 @@ class RunFolder:
         self, name: str, png: bytes, *, title: str, caption: str, order: int, rows: Sequence[Mapping[str, object]] = ()
     ) -> None:
         """Store a picture of the report as PNG, its words as JSON, and the numbers behind it as CSV."""
+        numbers = self.pictures / f"{name}.csv"
+        numbers.unlink(missing_ok=True)
         if rows:
-            self.pictures.mkdir(parents=True, exist_ok=True)
-            fields = list(dict.fromkeys(key for row in rows for key in row))
-            with (self.pictures / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=fields)
-                writer.writeheader()
-                writer.writerows(rows)
+            table = io.StringIO()
+            writer = csv.DictWriter(table, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+            write_atomically(numbers, table.getvalue().encode())
         write_atomically(self.pictures / f"{name}.png", png)
         write_atomically(self.pictures / f"{name}.json", to_json({"title": title, "caption": caption, "order": order}))
 

@@ -11,14 +11,14 @@ from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
+from partwise.data.jpeg_header import ORIENTATION, scan_jpeg
 from partwise.data.sample import FaultySample
 
 MAX_PIXELS = 89_478_485
 """The most pixels a picture may claim: PIL's own limit, a quarter of a gigabyte of RGB."""
 
-ORIENTATION = 0x0112
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-TAIL = 1 << 16
+HEAD = TAIL = 1 << 16
 ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND", "GIF": b"\x3b"}
 
 FaultKind = Literal["missing", "empty", "truncated", "unreadable", "too large", "wrong size"]
@@ -49,10 +49,17 @@ def probe(path: Path, *, name: str = "") -> Header:
     name = name or str(path)
     size = file_size(path, name)
     try:
-        with Image.open(path) as image:
-            turn = orientation(image)
-            height, width = image.height, image.width
-            mode, kind = full_mode(image), image.format or ""
+        with path.open("rb") as file:
+            jpeg = scan_jpeg(file.read(HEAD))
+        if jpeg is not None and jpeg.plain and jpeg.turn is not None:
+            mode, kind, turn = ("L" if jpeg.components == 1 else "RGB"), "JPEG", jpeg.turn
+            height, width = jpeg.height, jpeg.width
+        else:
+            with Image.open(path) as image:
+                check_strips(image, name)
+                height, width = image.height, image.width
+                mode, kind = full_mode(image), image.format or ""
+                turn = 1 if kind == "PNG" and not _png_may_turn(path) else orientation(image)
     except Exception as error:  # whatever a decoder makes of foreign bytes
         raise verdict(name, error) from error
     limit_pixels(name, height, width)
@@ -101,6 +108,32 @@ def orientation(image: Image.Image) -> int:
     return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
 
 
+def check_strips(image: Image.Image, name: str) -> None:
+    """Refuse a TIFF whose directory names more strips than the picture has: of a tag given twice PIL takes any."""
+    tags = getattr(image, "tag_v2", None)
+    if image.format != "TIFF" or not tags or 273 not in tags:
+        return
+    planes = len(tags.get(258, (8,))) if tags.get(284, 1) == 2 else 1
+    strips = planes * -(-image.height // max(1, min(tags.get(278, image.height), image.height)))
+    named = len(tags[273])
+    if named > strips:
+        raise FaultyPicture(name, "unreadable", f"the TIFF directory names {named} strips for a picture of {strips}")
+
+
+def _png_may_turn(path: Path) -> bool:
+    """Whether a PNG has a chunk that could hold a turn, found by stepping over the others; PIL would decode it all to know."""
+    with path.open("rb", buffering=0) as file:
+        at = len(PNG_SIGNATURE)
+        while True:
+            file.seek(at)
+            head = file.read(8)
+            if len(head) < 8 or head[4:] == b"IEND":
+                return False
+            if head[4:] in (b"eXIf", b"iTXt"):
+                return True
+            at += 12 + int.from_bytes(head[:4], "big")
+
+
 def full_mode(image: Image.Image) -> str:
     """PIL's mode, with ";16" for the 16-bit colour pictures that PIL calls plain RGB."""
     return f"{image.mode};16" if "16" not in image.mode and _bits(image) == 16 else image.mode
@@ -122,45 +155,3 @@ def looks_cut(path: Path, header: Header) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, header.bytes - TAIL))
         return ending not in file.read()
-
-
-def plain_jpeg(data: bytes | bytearray) -> tuple[int, int] | None:
-    """(height, width) of an upright 8-bit JPEG with one or three components; None for anything that needs more care."""
-    if data[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill bytes between segments
-            at += 1
-            continue
-        if marker in (0xC0, 0xC1, 0xC2):
-            simple = data[at + 4] == 8 and data[at + 9] in (1, 3)
-            height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-            return (height, width) if simple and height and width else None
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker in (0xD8, 0xD9, 0xDA) or (marker == 0xE1 and _turned(bytes(data[at + 4 : end]))):
-            return None
-        at = end
-    return None
-
-
-def _turned(segment: bytes) -> bool:
-    """Whether a JPEG's APP1 segment (EXIF or XMP) may ask for a turn."""
-    if not segment.startswith(b"Exif"):
-        return b"Orientation" in segment
-    exif = Image.Exif()
-    try:
-        exif.load(segment)
-        return exif.get(ORIENTATION, 1) != 1
-    except Exception:  # damaged: let the careful path decide
-        return True
-
-
-def plain_png(data: bytes | bytearray) -> tuple[int, int] | None:
-    """(height, width) of an 8-bit grey or RGB PNG without transparency or a turn; None for anything else."""
-    if data[:8] != PNG_SIGNATURE or len(data) < 33 or data[24] != 8 or data[25] not in (0, 2):
-        return None
-    if any(word in data for word in (b"tRNS", b"eXIf", b"Orientation")):
-        return None
-    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")

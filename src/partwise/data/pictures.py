@@ -1,8 +1,8 @@
 """Picture files to tensors: every picture becomes upright 8-bit RGB, every mask keeps its indices.
 
-Two decoders that give the same pixels: torchvision's native operators for plain JPEG and PNG (faster, and without the
-interpreter lock), PIL for everything else: palette, 16 bit, CMYK, transparency, EXIF turns, other formats. A file that cannot
-be read in full raises FaultyPicture; nothing is ever filled in. Headers alone: `probe`, from data/headers.py.
+Two decoders that give the same pixels: torchvision's native operator for plain JPEG (faster, and without the interpreter
+lock), PIL for everything else: other formats, palette, 16 bit, CMYK, transparency, EXIF turns. A file that cannot be read
+in full raises FaultyPicture; nothing is ever filled in. Headers alone: `probe`, from data/headers.py.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import Tensor
 from partwise.data.headers import (
     FaultyPicture,
     Header,
+    check_strips,
     file_size,
     limit_pixels,
     orientation,
-    plain_jpeg,
-    plain_png,
     probe,
     verdict,
 )
+from partwise.data.jpeg_header import scan_jpeg
 
 __all__ = ["SUFFIXES", "FaultyPicture", "Header", "decode", "decode_mask", "probe"]
 
@@ -51,7 +51,7 @@ MASK_MODES = ("1", "L", "P", *SIXTEEN_BIT)
 
 
 def decode(picture: Path | str | bytes | bytearray, *, name: str = "") -> Tensor:
-    """A file or its bytes -> uint8 `(3, H, W)`, RGB, turned as its EXIF tag says.
+    """A file or its bytes -> uint8 `(3, H, W)`, RGB, turned as its EXIF tag says; channels innermost in memory.
 
     Grey is repeated over the channels; 16 bits keep their high byte; transparency is laid on white, as a page would show it;
     of an animation the first frame is taken. Raises FaultyPicture (with `name` for the file) for a file that is missing,
@@ -61,14 +61,13 @@ def decode(picture: Path | str | bytes | bytearray, *, name: str = "") -> Tensor
     data = _read(Path(picture), name) if isinstance(picture, (str, Path)) else picture
     if not data:
         raise FaultyPicture(name, "empty", "0 bytes")
-    for operator, plain in (("decode_jpeg", plain_jpeg), ("decode_png", plain_png)):
-        size = plain(data)
-        if size is not None:
-            limit_pixels(name, *size)
-            image = _decode_natively(operator, data)
-            if image is not None:
-                return image
-    return _decode_carefully(data, name)
+    jpeg = scan_jpeg(data)
+    if jpeg is not None and jpeg.plain and jpeg.turn == 1:
+        limit_pixels(name, jpeg.height, jpeg.width)
+        image = _decode_natively(data)
+        if image is not None:
+            return image
+    return _decode_carefully(data, name, jpeg.turn if jpeg is not None else None)
 
 
 def decode_mask(path: Path, *, name: str = "") -> Tensor:
@@ -87,7 +86,7 @@ def decode_mask(path: Path, *, name: str = "") -> Tensor:
             if image.mode not in MASK_MODES:
                 reason = f"a mask must hold indices (grey or palette), this one has mode {image.mode}"
                 raise FaultyPicture(name, "unreadable", reason)
-            array = np.array(_turn_upright(image))
+            array = np.array(_turn_upright(image, orientation(image)))
     except Exception as error:  # whatever a decoder makes of foreign bytes
         raise verdict(name, error) from error
     if array.size and int(array.max()) > 255:
@@ -103,22 +102,23 @@ def _read(path: Path, name: str) -> bytearray:
 
 
 @functools.cache
-def _native(operator: str) -> Callable[[Tensor, int, bool], Tensor] | None:
-    """One of torchvision's decoders, or None in a build without.
+def _native() -> Callable[[Tensor, int, bool], Tensor] | None:
+    """torchvision's JPEG decoder, or None in a build without.
 
-    The operator itself: its wrapper warns since torchvision 0.29 that it will move elsewhere, and PIL gives the same pixels.
+    The operator itself: its wrapper warns since torchvision 0.29 that it will move elsewhere. Not so for PNG: there the
+    native decoder ends the process on some damaged files (torchvision 0.29: one changed byte is enough).
     """
     try:
-        import torchvision.io  # noqa: F401  (registers the operators)
+        import torchvision.io  # noqa: F401  (registers the operator)
 
-        return getattr(torch.ops.image, operator)
+        return torch.ops.image.decode_jpeg
     except (ImportError, AttributeError, RuntimeError):
         return None
 
 
-def _decode_natively(operator: str, data: bytes | bytearray) -> Tensor | None:
+def _decode_natively(data: bytes | bytearray) -> Tensor | None:
     """The picture, or None where the native decoder cannot and the careful one must judge."""
-    native = _native(operator)
+    native = _native()
     if native is None:
         return None
     writable = data if isinstance(data, bytearray) else bytearray(data)
@@ -128,19 +128,20 @@ def _decode_natively(operator: str, data: bytes | bytearray) -> Tensor | None:
         return None
 
 
-def _decode_carefully(data: bytes | bytearray, name: str) -> Tensor:
+def _decode_carefully(data: bytes | bytearray, name: str, turn: int | None = None) -> Tensor:
+    """By PIL; `turn` where the EXIF turn is known already."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             limit_pixels(name, image.height, image.width)
+            check_strips(image, name)
             image.load()
-            array = _rgb(_turn_upright(image), name)
+            array = _rgb(_turn_upright(image, orientation(image) if turn is None else turn), name)
     except Exception as error:  # whatever a decoder makes of foreign bytes
         raise verdict(name, error) from error
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    return torch.from_numpy(array).permute(2, 0, 1)
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
-    turn = orientation(image)
+def _turn_upright(image: Image.Image, turn: int) -> Image.Image:
     return image.transpose(UPRIGHT[turn]) if turn != 1 else image
 
 

@@ -377,7 +377,8 @@ class _Training:
 
     def _log(self, rates: dict[str, float]) -> None:
         counters = self.counters
-        means = {name: float(value) / counters.window_steps for name, value in self.window.items()}
+        sums = self.job.runtime.mean(self.window)
+        means = {name: float(value) / counters.window_steps for name, value in sums.items()}
         single = len(rates) == 1
         lr = {("lr" if single else f"lr_{name}"): rate for name, rate in rates.items()}
         values = {"epoch": round(counters.step / self.stage.steps_per_epoch, 4), **means, **lr}

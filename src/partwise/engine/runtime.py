@@ -83,6 +83,14 @@ class Runtime:
         empty = {name: torch.empty(0, *shape, dtype=dtype) for name, (dtype, shape) in known.items()}
         return {name: self.gather(rows.get(name, empty[name])) for name in known}
 
+    def mean(self, scalars: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars averaged over the processes, which hold equal shares of every batch."""
+        if self.share.world == 1 or not scalars:
+            return scalars
+        together = torch.stack(list(scalars.values()))
+        dist.all_reduce(together)
+        return dict(zip(scalars, together / self.share.world, strict=True))
+
     def agree(self, flag: bool) -> bool:
         """Whether any process says so."""
         if self.share.world == 1:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from partwise.config import UserError, split_setting
+from partwise.config import Recipe, UserError, check_together, override, split_setting
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ def parse_grid(grid: Sequence[str]) -> dict[str, list[str]]:
         axes[name] = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", values) if value.strip()]
         if not axes[name]:
             raise UserError(f"--grid {text}: expected FIELD=VALUE,VALUE,...")
+        if len(set(axes[name])) < len(axes[name]):
+            raise UserError(f"--grid {text}: a value is given twice")
     return axes
 
 
@@ -50,6 +52,23 @@ def cells(axes: Mapping[str, Sequence[str]], *, seeds: int, first_seed: int, fol
                 name += f"_fold-{fold}"
             made.append(Cell(name, arm, tuple(settings)))
     return made
+
+
+def plan(
+    recipe: Recipe, grid: Sequence[str], *, seeds: int = 1, folds: int = 0
+) -> tuple[dict[str, list[str]], list[Cell]]:
+    """The axes and cells of a study. Raises UserError for a typing mistake in any cell, before the first one trains."""
+    axes = parse_grid(grid)
+    for name, option in (("train.seed", "--seeds"), ("data.folds", "--folds"), ("data.fold", "--folds")):
+        if name in axes:
+            raise UserError(f"--grid {name}: has an option of its own, {option} N")
+    made = cells(axes, seeds=seeds, first_seed=recipe.train.seed, folds=folds)
+    for cell in made:
+        try:
+            check_together(override(recipe, cell.settings))
+        except UserError as error:
+            raise UserError(re.sub("^--set", "--grid", str(error))) from None
+    return axes, made
 
 
 def summarise(

@@ -135,7 +135,7 @@ class Classification(Evaluator):
         if len(chosen) == 0:
             return []
         table: list[dict[str, Cell]] = [self._row(rows, place) for place in chosen.tolist()]
-        titles = [f"{row['label']}\ncalled {row['prediction']}, {row['probability']:.2f}" for row in table]
+        titles = [f"{row['label']}\nas {row['prediction']}\nat {row['probability']:.2f}" for row in table]
         pixels = as_pixels(images([int(row["index"]) for row in table]))
         return [
             Picture(

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from partwise.config import Paper, Recipe, UserError, build, did_you_mean, merge, nearest, override, read_yaml
+from partwise.config import (
+    Paper,
+    Recipe,
+    UserError,
+    build,
+    check_together,
+    did_you_mean,
+    merge,
+    nearest,
+    override,
+    read_yaml,
+)
+from partwise.data.sources import parse_source
 from partwise.evaluate.base import SUITES
 
 Maker = Callable[[], Recipe]
@@ -68,17 +80,26 @@ def load_recipe(name_or_file: str) -> tuple[Recipe, RecipeBook]:
     return build(book.model, merge(base.model_dump(mode="python"), values), str(path)), book
 
 
+def check_suites(names: Iterable[str]) -> None:
+    """Raise UserError for an evaluation suite that does not exist, with the nearest."""
+    for name in names:
+        if name not in SUITES:
+            raise UserError(
+                f"evaluate.suites: there is no suite {name!r}{did_you_mean(name, SUITES)} (known: {', '.join(SUITES)})"
+            )
+
+
 def resolve(
     recipe: str | Recipe, *, data: str | None = None, settings: Sequence[str] = ()
 ) -> tuple[Recipe, RecipeBook]:
-    """The recipe by name, file or value, with `--data` and `--set` applied and its suites checked."""
+    """The recipe by name, file or value, with `--data` and `--set` applied; suites and the kind of source are known ones."""
     if isinstance(recipe, Recipe):
         found, book = recipe, find_recipe(recipe.recipe)[1]
     else:
         found, book = load_recipe(recipe)
     changes = ([f"data.source={data}"] if data is not None else []) + list(settings)
     found = override(found, changes)
-    for name in (*found.evaluate.suites, *found.evaluate.during):
-        if name not in SUITES:
-            raise UserError(f"evaluate.suites: there is no suite {name!r}{did_you_mean(name, SUITES)}")
+    check_together(found)
+    check_suites((*found.evaluate.suites, *found.evaluate.during))
+    parse_source(found.data.source)
     return found, book

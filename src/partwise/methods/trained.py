@@ -54,8 +54,7 @@ def save_trained(folder: RunFolder, method: Method) -> None:
 def load_trained(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
     """The run in a folder. Raises UserError where there is none, or where it is unfinished or copied in part."""
     folder = RunFolder(path)
-    if not folder.exists():
-        raise UserError(f"{path}: is no run folder (there is no recipe.yaml)")
+    folder.require()
     if not folder.model.exists():
         raise UserError(f"{path}: has no model.safetensors yet; `partwise train {folder.recipe}` finishes the run")
     recipe, _ = load_recipe(str(folder.recipe))

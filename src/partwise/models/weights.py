@@ -107,10 +107,11 @@ def load_weights(network: nn.Module, path: Path, *, name: str) -> None:
 
 def misfits(network: nn.Module, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     """What is missing, what has another shape and what is left over, in words and in this order."""
-    problems = []
+    problems: list[str] = []
     for key in wanted:
         if key not in found and not key.endswith(OPTIONAL):
-            close = nearest(key, found)
+            # the search is slow and only the first problems are shown
+            close = nearest(key, found) if len(problems) < SHOWN else None
             problems.append(f"{key} is missing" + (f" (nearest in the file: {close})" if close else ""))
     for key, value in wanted.items():
         if key in found and found[key].shape != value.shape:

@@ -27,6 +27,7 @@ from partwise.ops.mixing_rules import (
     Mix,
     Mode,
     PartnerRule,
+    Rule,
     check_choice,
     check_share,
 )
@@ -41,11 +42,11 @@ class Plan(NamedTuple):
 
 
 class Lots(NamedTuple):
-    """What was drawn for a batch of B, before any rule gave it a meaning."""
+    """What was drawn for a batch of B, before any rule gave it a meaning; r is 1 where all rows share one draw, else B."""
 
-    active: Bool[Tensor, " b"]
+    active: Bool[Tensor, " r"]
     partner: Int64[Tensor, " b"]
-    uniforms: Float[Tensor, "n b"]
+    uniforms: Float[Tensor, "n r"]
 
 
 def draw_cutmix(
@@ -80,12 +81,16 @@ def draw_cutmix(
     check_positive(alpha, "alpha")
     lots = draw_lots(batch, 4, p=p, plan=Plan(mode, partner, gate), generator=generator, device=device)
     drawn = symmetric_beta(alpha, lots.uniforms[2:])
+    size = (height, width)
+    if mode == "batch" and drawn.device.type == "cpu" and not torch.compiler.is_compiling():
+        box, lam = _one_box(lots, drawn, size, correct_lambda=correct_lambda)
+        return _finished("cutmix", size, torch.tensor([box]), torch.tensor([lam]), lots.partner, mode, device)
     sides = _sides(height, width, drawn.device)
     # Halving whole sides and truncating once is the published code's trunc(side * cut) // 2.
     halves = (torch.sqrt(1.0 - drawn) * (0.5 * sides)).floor()
     boxes = boxes_about(lots.uniforms[:2], halves, sides) * lots.active[:, None]
     lam = kept_share(boxes, height, width) if correct_lambda else torch.where(lots.active, drawn, 1.0)
-    return _place(Mix("cutmix", (height, width), boxes, lots.partner, lam, shared=mode == "batch"), device)
+    return _finished("cutmix", size, boxes, lam, lots.partner, mode, device)
 
 
 def draw_cutmix_paper(
@@ -116,13 +121,11 @@ def draw_cutmix_paper(
     drawn = float(numpy_state.beta(alpha, alpha))
     partner = torch.randperm(batch, generator=generator)
     cut = math.sqrt(1.0 - drawn)
-    half_height, half_width = int(height * cut) // 2, int(width * cut) // 2
+    halves = int(width * cut) // 2, int(height * cut) // 2
     row, column = int(numpy_state.randint(height)), int(numpy_state.randint(width))
-    y1, y2 = max(row - half_height, 0), min(row + half_height, height)
-    x1, x2 = max(column - half_width, 0), min(column + half_width, width)
-    boxes = torch.tensor([[x1, y1, x2, y2]]).expand(batch, 4)
-    lam = kept_share(boxes, height, width) if correct_lambda else torch.full((batch,), drawn, dtype=torch.float32)
-    return Mix("cutmix", (height, width), boxes, partner, lam, shared=True)
+    box = clipped_box((column, row), halves, (height, width))
+    lam = kept_of(box, (height, width)) if correct_lambda else drawn
+    return _finished("cutmix", (height, width), torch.tensor([box]), torch.tensor([lam]), partner, "batch", None)
 
 
 def draw_mixup(
@@ -146,8 +149,8 @@ def draw_mixup(
     lots = draw_lots(batch, 2, p=p, plan=Plan(mode, partner, gate), generator=generator, device=device)
     drawn = symmetric_beta(alpha, lots.uniforms)
     lam = torch.where(lots.active, drawn, 1.0)
-    boxes = torch.zeros(batch, 4, dtype=torch.int64, device=lam.device)
-    return _place(Mix("mixup", (height, width), boxes, lots.partner, lam, shared=mode == "batch"), device)
+    nowhere = torch.zeros(1, 4, dtype=torch.int64, device=lam.device)
+    return _finished("mixup", (height, width), nowhere, lam, lots.partner, mode, device)
 
 
 def draw_cutout(
@@ -174,8 +177,8 @@ def draw_cutout(
     sides = _sides(height, width, lots.uniforms.device)
     boxes = boxes_about(lots.uniforms, float(length // 2), sides) * lots.active[:, None]
     itself = torch.arange(batch, device=boxes.device)
-    lam = torch.ones(batch, dtype=torch.float32, device=boxes.device)
-    return _place(Mix("cutout", (height, width), boxes, itself, lam, shared=mode == "batch", fill=fill), device)
+    whole = torch.ones(1, dtype=torch.float32, device=boxes.device)
+    return _finished("cutout", (height, width), boxes, whole, itself, mode, device, fill=fill)
 
 
 def draw_resizemix(
@@ -204,8 +207,7 @@ def draw_resizemix(
     patch = ((low + (high - low) * lots.uniforms[2]) * sides).floor().clamp_min(1.0)
     corner = (lots.uniforms[:2] * (sides - patch + 1.0)).floor()
     boxes = torch.cat((corner, corner + patch)).t().to(torch.int64) * lots.active[:, None]
-    lam = kept_share(boxes, height, width)
-    return _place(Mix("resizemix", (height, width), boxes, lots.partner, lam, shared=mode == "batch"), device)
+    return _finished("resizemix", (height, width), boxes, kept_share(boxes, height, width), lots.partner, mode, device)
 
 
 def scheduled_probability(progress: float, *, start: float = 0.0, end: float = 1.0) -> float:
@@ -229,14 +231,13 @@ def draw_lots(
     check_choice(plan.partner, PARTNER_RULES, "partner")
     check_choice(plan.gate, GATES, "gate")
     where = generator.device if generator is not None else torch.device(device or "cpu")
-    uniforms = torch.rand(num_uniforms + 1, batch, generator=generator, device=where, dtype=torch.float32)
+    rows = 1 if plan.mode == "batch" else batch
+    uniforms = torch.rand(num_uniforms + 1, rows, generator=generator, device=where, dtype=torch.float32)
     partner = draw_partner(batch, plan, generator=generator, device=where)
-    if plan.mode == "batch":
-        uniforms = uniforms[:, :1].expand(-1, batch)
-    elif plan.mode == "pair":
+    if plan.mode == "pair":
         # Both of a pair take the draws of the one that comes first.
         uniforms = uniforms[:, torch.minimum(torch.arange(batch, device=where), partner)]
-    gates = uniforms[0, :1].expand(batch) if plan.gate == "batch" else uniforms[0]
+    gates = uniforms[0, :1].expand(rows) if plan.gate == "batch" else uniforms[0]
     return Lots(gates < p, partner, uniforms[1:])
 
 
@@ -244,17 +245,17 @@ def draw_partner(
     batch: int, plan: Plan, *, generator: torch.Generator | None, device: torch.device
 ) -> Int64[Tensor, " b"]:
     """Row i's partner; in pair mode an involution, so that two pictures swap what is cut from them."""
-    rows = torch.arange(batch, device=device)
     if plan.partner == "flip":
-        return rows.flip(0)
+        return torch.arange(batch - 1, -1, -1, device=device)
     if plan.mode == "pair" and plan.partner != "permutation":
         raise UserError(f"partner: {plan.partner!r} does not make pairs; mode 'pair' takes 'permutation' or 'flip'")
     if plan.partner == "roll":
-        return rows.roll(1)
+        return torch.arange(batch, device=device).roll(1)
     order = torch.randperm(batch, generator=generator, device=device)
     if plan.mode == "pair":
         # Neighbours in the random order: positions 0 and 1, 2 and 3, ...; the last of an odd batch stays alone.
-        neighbour = torch.where(rows < batch - batch % 2, rows ^ 1, rows)
+        places = torch.arange(batch, device=device)
+        neighbour = torch.where(places < batch - batch % 2, places ^ 1, places)
         return torch.empty_like(order).scatter_(0, order, order[neighbour])
     if plan.partner == "derangement":
         return torch.empty_like(order).scatter_(0, order, order.roll(1))
@@ -297,6 +298,20 @@ def kept_share(boxes: Int64[Tensor, "b 4"], height: int, width: int) -> Float32[
     return kept.to(torch.float32) / (height * width)
 
 
+def clipped_box(centre: tuple[int, int], halves: tuple[int, int], size: tuple[int, int]) -> list[int]:
+    """The box of `halves` (x, y) to both sides of `centre` (x, y), clipped to `size` = (height, width)."""
+    (column, row), (half_width, half_height), (height, width) = centre, halves, size
+    low = [max(column - half_width, 0), max(row - half_height, 0)]
+    return [*low, min(column + half_width, width), min(row + half_height, height)]
+
+
+def kept_of(box: list[int], size: tuple[int, int]) -> float:
+    """The share of a picture of `size` = (height, width) outside one box."""
+    x1, y1, x2, y2 = box
+    height, width = size
+    return (height * width - (x2 - x1) * (y2 - y1)) / (height * width)
+
+
 def check_frame(batch: int, height: int, width: int) -> None:
     """Raises UserError where there is no picture or no pixel."""
     for value, what in ((batch, "batch"), (height, "height"), (width, "width")):
@@ -315,5 +330,32 @@ def _sides(height: int, width: int, device: torch.device) -> Tensor:
     return torch.tensor([[float(width)], [float(height)]], dtype=torch.float32).to(device, non_blocking=True)
 
 
-def _place(mix: Mix, device: torch.device | str | None) -> Mix:
+def _one_box(lots: Lots, drawn: Tensor, size: tuple[int, int], *, correct_lambda: bool) -> tuple[list[int], float]:
+    """(box, lambda) of batch mode on the host: `boxes_about` for one box, to the same bits and without forty small kernels."""
+    height, width = size
+    lam = drawn.numpy()[0]
+    if not bool(lots.active):
+        return [0, 0, 0, 0], 1.0
+    # NumPy's float32 rounds as torch's does.
+    cut, (x, y) = np.sqrt(np.float32(1.0) - lam), lots.uniforms[:2, 0].numpy()
+    centre = int(x * np.float32(width)), int(y * np.float32(height))
+    halves = int(cut * np.float32(0.5 * width)), int(cut * np.float32(0.5 * height))
+    box = clipped_box(centre, halves, size)
+    return box, kept_of(box, size) if correct_lambda else float(lam)
+
+
+def _finished(
+    rule: Rule,
+    size: tuple[int, int],
+    boxes: Tensor,
+    lam: Tensor,
+    partner: Tensor,
+    mode: Mode,
+    device: torch.device | str | None,
+    *,
+    fill: tuple[float, ...] = (0.0,),
+) -> Mix:
+    """The mix on `device`; single rows of boxes and lambda stand for all."""
+    batch = partner.shape[0]
+    mix = Mix(rule, size, boxes.expand(batch, 4), partner, lam.expand(batch), shared=mode == "batch", fill=fill)
     return mix if device is None else mix.to(device)

@@ -8,6 +8,8 @@ pixels that change.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 from torch import Tensor
@@ -95,7 +97,8 @@ def resized_partners(source: Shaped[Tensor, "s c h w"], mix: Mix) -> Float[Tenso
     vertical = resize_weights(mix.boxes[:, 1], mix.boxes[:, 3], height).to(working)
     horizontal = resize_weights(mix.boxes[:, 0], mix.boxes[:, 2], width).to(working)
     pictures = _rows(source, mix.partner).to(working)
-    with torch.autocast(source.device.type, enabled=False):
+    device = source.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         resized = vertical[:, None] @ pictures @ horizontal[:, None].transpose(-1, -2)
     return resized if source.is_floating_point() else resized.round()
 

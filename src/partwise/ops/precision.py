@@ -38,7 +38,7 @@ def score_histograms(
     Bin k holds k / bins <= score < (k + 1) / bins; a score of 1 has a bin of its own.
     """
     count = scores.shape[0]
-    positive = ((masks != 0) & (masks != VOID)).long()
+    positive = (masks != 0).long()
     column = (scores * bins).long().clamp(0, bins)
     row = torch.arange(count, device=scores.device)[:, None, None] * 2 + positive
     kept = masks != VOID

@@ -19,6 +19,7 @@ INK: Colour = (31, 36, 43)
 FAINT: Colour = (110, 118, 129)
 GAP = 18
 READABLE = 144
+SMALLEST = 13
 
 
 @lru_cache(maxsize=32)
@@ -121,7 +122,7 @@ class Line:
 
 
 def write(lines: Sequence[Line], width: int) -> Pixels:
-    """Lines of text on a white strip `width` pixels wide."""
+    """Lines of text on a white strip `width` pixels wide; a long line is set smaller before it is cut."""
     steps = [round(line.size * 1.4) for line in lines]
     strip = Image.new("RGB", (width, sum(steps) + 6), WHITE)
     pen = ImageDraw.Draw(strip)
@@ -132,12 +133,19 @@ def write(lines: Sequence[Line], width: int) -> Pixels:
             side = round(line.size * 0.72)
             pen.rectangle((0, top + (step - side) // 2, side - 1, top + (step - side) // 2 + side - 1), fill=line.chip)
             left = side + 6
-        face = font(line.size, line.bold)
-        pen.text(
-            (left, top + step / 2), fit_text(line.text, width - left, face), fill=line.colour, font=face, anchor="lm"
-        )
+        face = _face(line, width - left)
+        words = fit_text(line.text, width - left, face)
+        pen.text((left, top + step / 2), words, fill=line.colour, font=face, anchor="lm")
         top += step
     return np.asarray(strip)
+
+
+def _face(line: Line, width: int) -> ImageFont.FreeTypeFont:
+    """The line's own size, or the largest down to `SMALLEST` at which it fits."""
+    sizes = range(line.size, min(line.size, SMALLEST) - 1, -1)
+    return next(
+        (font(s, line.bold) for s in sizes if font(s, line.bold).getlength(line.text) <= width), font(sizes[-1])
+    )
 
 
 def margin(image: Pixels, width: int = GAP) -> Pixels:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from partwise.report.canvas import font
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,11 +45,11 @@ def _style(number: int) -> str:
     return STYLES[number // len(PALETTE) % len(STYLES)]
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """An empty figure, sizes in inches at 160 dots an inch."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+    return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout=layout)
 
 
 def _dress(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
@@ -172,34 +174,36 @@ def confusion(matrix: ArrayLike, classes: Sequence[str]) -> NDArray[np.uint8]:
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     points = float(np.clip(560 / size, 5.4, 8.5))
     cells = max(2.0, size * (0.42 if size <= 14 else float(np.clip(9 / size, 0.1 if size <= 120 else 0.0, 0.2))))
-    names = points / 72 * 0.62 * min(18, max((len(name) for name in classes), default=1)) if size <= 120 else 0.0
-    height, width = cells + names + 0.75, cells + names + 1.75
-    listed = size > 14
-    figure = _figure(width + (3.2 if listed else 0.0), height)
-    panels = figure.subplots(1, 1 + listed, width_ratios=[width, 3.2][: 1 + listed], squeeze=False)[0]
-    axes = panels[0]
-    if listed:
-        _worst_pairs(panels[1], shares, classes, height)
-    _confusion_cells(figure, axes, shares, classes, points)
+    words = [_short(name, 18) for name in classes] if size <= 120 else []
+    names = max((font(40).getlength(word) for word in words), default=0.0) / 40 * points / 72
+    # Sizes are known in inches, so everything is placed by hand: matplotlib's solver takes seconds over 200 names.
+    left, below, scale = names + 0.4, names + 0.5, 1.15
+    width, height = left + cells + scale + (3.1 if size > 14 else 0.0), below + cells + 0.1
+    figure = _figure(width, height, layout=None)
+
+    def panel(x: float, y: float, wide: float, high: float) -> Axes:
+        return figure.add_axes((x / width, y / height, wide / width, high / height))
+
+    image = _confusion_cells(panel(left, below, cells, cells), shares, words, points)
+    _confusion_scale(figure, panel(left + cells + 0.12, below + 0.2 * cells, 0.1, 0.6 * cells), image)
+    if size > 14:
+        _worst_pairs(panel(left + cells + scale, 0.1, 3.0, height - 0.2), shares, classes, height - 0.2)
     return _pixels(figure)
 
 
-def _confusion_cells(
-    figure: Figure, axes: Axes, shares: NDArray[np.float64], classes: Sequence[str], points: float
-) -> None:
-    """The matrix with its names and its scale."""
+def _confusion_cells(axes: Axes, shares: NDArray[np.float64], names: Sequence[str], points: float) -> Any:
+    """The matrix, with the names of its classes where there are any."""
     from matplotlib.colors import PowerNorm
 
-    size = len(classes)
+    size = len(shares)
     _dress(axes, x="predicted", y="true")
     axes.grid(visible=False)
     # The square root lifts rare confusions off the white: with a linear scale only the diagonal would be seen.
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest")
-    if size <= 120:
-        names = [_plain(_short(name, 18)) for name in classes]
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest", aspect="auto")
+    if names:
         turn = 90 if size > 6 or max(map(len, names)) > 7 else 0
-        axes.set_xticks(range(size), names, rotation=turn, fontsize=points)
-        axes.set_yticks(range(size), names, fontsize=points)
+        axes.set_xticks(range(size), [_plain(name) for name in names], rotation=turn, fontsize=points)
+        axes.set_yticks(range(size), [_plain(name) for name in names], fontsize=points)
     if size <= 14:
         for (row, column), share in np.ndenumerate(shares):
             if share > 0:
@@ -208,7 +212,12 @@ def _confusion_cells(
                     column, row, words, ha="center", va="center", fontsize=8.5, fontfamily=FACE,
                     color="white" if dark else INK,
                 )  # fmt: skip
-    bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.02, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1])
+    return image
+
+
+def _confusion_scale(figure: Figure, axes: Axes, image: Any) -> None:
+    """What the matrix's colours mean."""
+    bar = figure.colorbar(image, cax=axes, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1])
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, labelcolor=FAINT, labelfontfamily=FACE, length=0)
     bar.ax.set_yticklabels(["0", "1 %", "10 %", "25 %", "50 %", "100 %"])

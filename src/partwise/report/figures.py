@@ -20,9 +20,9 @@ from partwise.report.canvas import Colour, Line, Pixels
 from partwise.report.charts import PALETTE, bars, confusion, curves, reliability
 
 __all__ = [
-    "FOUND",
+    "FOUND_BOX",
     "PALETTE",
-    "TRUE",
+    "TRUE_BOX",
     "bars",
     "confusion",
     "curves",
@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 # Far apart in lightness as well as in hue, from each other and from the heatmap's purple-orange-yellow.
-TRUE: Colour = (86, 214, 255)
-FOUND: Colour = (255, 255, 255)
+TRUE_BOX: Colour = (86, 214, 255)
+FOUND_BOX: Colour = (255, 255, 255)
 CASING: Colour = (12, 14, 18)
 
 
@@ -155,9 +155,9 @@ def heatmap_gallery(
     for image, map, true, found in zip(images, maps, true_boxes, found_boxes, strict=True):
         picture, scale = canvas.enlarge(canvas.rgb(image))
         known, ours = (np.asarray(boxes, np.float64).reshape(-1, 4) * scale for boxes in (true, found))
-        plain = draw_boxes(picture, known, TRUE, thickness=2)
-        heat = draw_boxes(overlay(picture, map), known, TRUE, thickness=2)
-        tiles.append(canvas.beside([plain, draw_boxes(heat, ours, FOUND, thickness=2, dashed=True)]))
+        plain = draw_boxes(picture, known, TRUE_BOX, thickness=2)
+        heat = draw_boxes(overlay(picture, map), known, TRUE_BOX, thickness=2)
+        tiles.append(canvas.beside([plain, draw_boxes(heat, ours, FOUND_BOX, thickness=2, dashed=True)]))
     if not tiles:
         return _nothing()
     body = canvas.grid(_titled(tiles, titles), columns)
@@ -169,8 +169,8 @@ def _legend() -> Pixels:
     swatch = np.full((24, 34, 3), 90, np.uint8)
     ramp = np.tile(np.linspace(0, 1, 120, dtype=np.float32), (16, 1))
     keys = [
-        (draw_boxes(swatch, [[3, 3, 31, 21]], TRUE, thickness=2), "true box"),
-        (draw_boxes(swatch, [[3, 3, 31, 21]], FOUND, thickness=2, dashed=True), "found box"),
+        (draw_boxes(swatch, [[3, 3, 31, 21]], TRUE_BOX, thickness=2), "true box"),
+        (draw_boxes(swatch, [[3, 3, 31, 21]], FOUND_BOX, thickness=2, dashed=True), "found box"),
         (
             np.pad(overlay(np.full((16, 120, 3), 150, np.uint8), ramp), ((4, 4), (0, 0), (0, 0)), constant_values=255),
             "evidence, low to high",

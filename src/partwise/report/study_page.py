@@ -74,12 +74,13 @@ def runs_of(path: Path) -> list[Path]:
 
 
 def write_study_page(summary: Mapping[str, Any], cells: Sequence[Path], out: Path) -> Path:
-    """Write the page of a study from its summary; `cells` are the run folders that lend pictures and states.
+    """Write the page of a study from its summary; `cells` are the run folders that lend pictures and states;
+    those that have not begun are left out.
 
     `summary` is OUT/summary.json: `recipe`, `grid`, and `cells` with `name`, `settings`, `seeds` and
     `metrics[suite/metric] = {mean, std, values}`.
     """
-    runs = [read_run(Path(cell)) for cell in cells]
+    runs = [read_run(Path(cell)) for cell in cells if RunFolder(cell).exists()]
     arms = arms_of_study(summary, runs)
     grid = summary.get("grid")
     about = {str(key): wording.text(value) for key, value in grid.items()} if isinstance(grid, Mapping) else {}

@@ -37,9 +37,9 @@ HEADLINES = (
 
 
 def meaning(metric: str) -> str:
-    """One line about a metric, or nothing; `suite/variant@source/metric` means what `suite/metric` means."""
+    """One line about a metric, or nothing; a variant or `@source` between suite and name changes nothing of it."""
     parts = metric.split("/")
-    return MEANINGS.get(f"{parts[0]}/{parts[-1]}", "")
+    return MEANINGS.get(f"{parts[0].partition('@')[0]}/{parts[-1]}", "")
 
 
 def lower_is_better(metric: str) -> bool:

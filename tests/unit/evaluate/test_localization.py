@@ -248,6 +248,15 @@ def test_inclusive_boxes_of_the_reference() -> None:
     assert Localization(NAMES, box_convention="wsol").measure(Exact(), data)["iou"].item() == pytest.approx(10 / 25)
 
 
+def test_pictures_with_fewer_boxes_match_nothing_else() -> None:
+    """An empty map's box is one pixel large in the reference's convention, and must not meet the filling of a table."""
+    data = batch(2, 0)
+    data.images[:] = 0.25  # maps of zeros
+    data.boxes = [torch.tensor([[8.0, 8, 12, 12]]), torch.tensor([[6.0, 6, 9, 9], [1, 1, 4, 4]])]
+    rows = Localization(NAMES, box_convention="wsol").measure(Blobs(), data)
+    assert rows["box"].eq(0).all() and rows["iou"].eq(0).all() and rows["iou_largest"].eq(0).all()
+
+
 def test_a_finer_grid_is_an_option() -> None:
     assert Localization(NAMES, step=0.001).measure(Blobs(), batch(2, 0))["iou_any"].shape == (2, 1000)
 

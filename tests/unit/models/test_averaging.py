@@ -30,7 +30,9 @@ def test_weights_follow_the_recursion() -> None:
         decay = 1 - 0.5 * (1 + math.cos(math.pi * step / 8)) * 0.3
         disturb(module)
         average.update(module, decay=decay)
-        expected = [decay * old + (1 - decay) * new.double() for old, new in zip(expected, module.parameters(), strict=True)]
+        expected = [
+            decay * old + (1 - decay) * new.double() for old, new in zip(expected, module.parameters(), strict=True)
+        ]
     for found, value in zip(average.module.parameters(), expected, strict=True):
         torch.testing.assert_close(found.double(), value, rtol=1e-5, atol=1e-6)
 

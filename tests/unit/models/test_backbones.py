@@ -56,7 +56,7 @@ def test_no_own_name_hides_a_timm_name() -> None:
 
 
 def test_own_networks_do_not_import_timm() -> None:
-    code = "import sys; from partwise.models.backbones import build_backbone as b; b('resnet20'); sys.exit('timm' in sys.modules)"
+    code = "import sys; from partwise.models import backbones as b; b.build_backbone('resnet20'); exit('timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -95,7 +95,12 @@ def test_tokens_become_the_grid_they_came_from() -> None:
 
 @pytest.mark.parametrize(
     ("widths", "taps"),
-    [([32, 16, 8, 4, 2], [0, 1, 2, 3, 4]), ([14] * 12, [2, 5, 8, 11]), ([14] * 4, [0, 1, 2, 3]), ([8] * 6, [1, 2, 3, 5])],
+    [
+        ([32, 16, 8, 4, 2], [0, 1, 2, 3, 4]),
+        ([14] * 12, [2, 5, 8, 11]),
+        ([14] * 4, [0, 1, 2, 3]),
+        ([8] * 6, [1, 2, 3, 5]),
+    ],
 )
 def test_taps(widths: list[int], taps: list[int]) -> None:
     assert pick_taps(widths) == taps

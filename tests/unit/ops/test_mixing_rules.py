@@ -31,7 +31,7 @@ def test_wrong_choices_name_the_nearest() -> None:
         check_choice("samples", MODES, "mode")
     with pytest.raises(UserError, match="did you mean 'permutation'"):
         check_choice("permute", PARTNER_RULES, "partner")
-    with pytest.raises(UserError, match="roll$"):
+    with pytest.raises(UserError, match=r"roll$"):
         check_choice("xyzzy", PARTNER_RULES, "partner")
     for share in (-0.1, 1.1, float("nan")):
         with pytest.raises(UserError, match="p: got"):

@@ -44,6 +44,16 @@ def test_grid_puts_each_tile_where_counting_says() -> None:
     np.testing.assert_array_equal(sheet, expected)
 
 
+def test_long_lines_are_set_smaller_before_they_are_cut() -> None:
+    def ink(strip: np.ndarray) -> tuple[int, int]:
+        return int((strip < 128).any((0, 2)).nonzero()[0].max()), int((strip < 128).any((1, 2)).sum())
+
+    words = "called automobile"
+    roomy, tight = (canvas.write([Line(words)], width) for width in (400, 128))
+    assert ink(tight)[0] < 128 and ink(tight)[1] < ink(roomy)[1]
+    assert canvas.font(canvas.SMALLEST).getlength(words) <= 128
+
+
 def test_strips_of_text_keep_to_their_width_and_show_their_chip() -> None:
     strip = canvas.write([Line("x" * 200, chip=(200, 10, 10)), Line("")], 90)
     assert strip.shape[1] == 90

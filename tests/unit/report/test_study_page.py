@@ -77,7 +77,9 @@ def test_a_mean_without_its_values_still_counts() -> None:
 
 def test_the_page_of_a_study(make_run: MakeRun, tmp_path: Path) -> None:
     cells = seeds(make_run, 0.5, [0.8, 0.9])
-    out = write_study_page(summary_of([0.8, 0.9], ["method.p=0.5"]), cells, tmp_path / "report.html")
+    out = write_study_page(
+        summary_of([0.8, 0.9], ["method.p=0.5"]), [*cells, tmp_path / "p-1.0_seed-0"], tmp_path / "report.html"
+    )
     html = out.read_text()
     assert (
         "Study of cutmix/demo" in html and "0.8500" in html and "± 0.0707" in html and 'title="0.8000, 0.9000"' in html

@@ -45,7 +45,8 @@ def test_durations(seconds: object, expected: str) -> None:
 
 
 def test_meanings_are_found_behind_variants_and_know_their_direction() -> None:
-    assert wording.meaning("classification@pets/top1") == ""
+    assert wording.meaning("classification@pets/top1") == wording.MEANINGS["classification/top1"]
+    assert wording.meaning("made/up") == ""
     assert wording.meaning("classification/hflip@pets/top1") == wording.MEANINGS["classification/top1"]
     assert wording.lower_is_better("classification/nll") and not wording.lower_is_better("classification/top1")
     assert set(wording.HEADLINES) <= set(wording.MEANINGS)

@@ -53,23 +53,32 @@ class Rendered:
 
 
 class _Recent:
-    """The block of pictures that was rendered last. Threads that want the same one wait for it; copies begin empty."""
+    """The block of pictures rendered last, so that pictures asked for in order are drawn together.
+
+    Threads that want the same block wait for it; copies begin empty. What is returned never depends on what is kept.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._number = -1
+        self._asked = -2 * BLOCK
+        self._block = -1
         self._rendered: Rendered | None = None
 
     def __reduce__(self) -> tuple[type[_Recent], tuple[()]]:
         return _Recent, ()
 
-    def block(self, source: Creatures, number: int) -> Rendered:
-        """Pictures `number * BLOCK` and on."""
+    def find(self, source: Creatures, index: int) -> tuple[Rendered, int]:
+        """A rendering and the place of picture `index` in it."""
+        block = index // BLOCK
         with self._lock:
-            if self._rendered is None or self._number != number:
-                self._rendered = source.render(range(number * BLOCK, min((number + 1) * BLOCK, len(source))))
-                self._number = number
-            return self._rendered
+            near, self._asked = abs(index - self._asked) <= BLOCK, index
+            if self._rendered is not None and self._block == block:
+                return self._rendered, index % BLOCK
+            if not near:
+                return source.render([index]), 0
+            self._rendered = source.render(range(block * BLOCK, min((block + 1) * BLOCK, len(source))))
+            self._block = block
+            return self._rendered, index % BLOCK
 
 
 class Creatures(Source):
@@ -197,10 +206,10 @@ class Creatures(Source):
     def load(self, index: int) -> Sample:
         """One picture with its mask, parts, boxes, landmarks (8 a creature, named by LANDMARKS) and caption.
 
-        Drawn with its neighbours, which the next calls ask for: in order of index, twenty times as fast as alone.
+        Pictures asked for in order of index are drawn together, ten times as fast as alone.
         """
-        record, place = self.records[index], index % len(self) % BLOCK
-        seen = self._recent.block(self, index % len(self) // BLOCK)
+        record = self.records[index]
+        seen, place = self._recent.find(self, index % len(self))
         present = ~torch.isnan(seen.boxes[place, :, 0])
         return Sample(
             id=record.id,

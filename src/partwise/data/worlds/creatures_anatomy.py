@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from partwise.data.worlds.creatures_species import COATS, LEGS, SPECIES, Capsule
 from partwise.data.worlds.draws import Draws, Floats, Ints, cos_sin
@@ -42,9 +41,8 @@ class Build:
     parts: list[tuple[int, Shape]]
     landmarks: Floats
     coat: Ints
-    legs: Ints
     habits: Floats
-    """`(m, 12)`: coat and legs as one-hot and the proportions, for the probe that asks how much the body alone tells."""
+    """`(m, 13)`: coat and legs as one-hot and the proportions, for the probe that asks how much the body alone tells."""
 
 
 def _template_table(side: str) -> tuple[Floats, Ints]:
@@ -66,9 +64,11 @@ _COAT = np.array([COATS.index(species.coat) for species in SPECIES])
 _LEG_COUNT = np.array([LEGS.index(species.legs) for species in SPECIES])
 _HABITS = np.array([[s.leg, s.neck, s.length, s.head, s.tail] for s in SPECIES], dtype=np.float64)
 
-COAT_ODDS = 0.6
-LEG_ODDS = 0.6
-HABIT_SHIFT = 0.8
+COAT_ODDS = 0.58
+LEG_ODDS = 0.58
+"""How often a species wears its own coat and has its own number of legs; the others share the rest."""
+HABIT_SHIFT = 0.65
+"""How far a species' proportions lie from the usual, in standard deviations."""
 
 
 def draw_builds(draws: Draws, species: Ints) -> Build:
@@ -88,7 +88,7 @@ def draw_builds(draws: Draws, species: Ints) -> Build:
     neck, head_centre, head_turn = _draw_neck(draws, shoulder, neck_length, girth, head)
     skull, snout, eye = _draw_head(draws, head_centre, head_turn, head)
     tail, tail_turn = _draw_tail(draws, hip, tail_length, girth)
-    near, far, feet = _draw_legs(draws, spine, LEGS_ARRAY[legs], leg_length, girth)
+    near, far, feet = _draw_legs(draws, spine, np.array(LEGS)[legs], leg_length, girth)
 
     tail_tip = tail[:, -1, 2:4]
     back = 0.5 * (spine[:, 1] + 0.5 * (hip + shoulder))
@@ -114,10 +114,7 @@ def draw_builds(draws: Draws, species: Ints) -> Build:
     ]
     landmarks = np.stack([eye, snout, shoulder, hip, tail_tip, centre, feet[:, 0], feet[:, 1]], axis=1)
     shares = np.concatenate([np.eye(len(COATS))[coat], np.eye(len(LEGS))[legs], habits], axis=1)
-    return Build(parts, landmarks, coat, legs, shares)
-
-
-LEGS_ARRAY = np.array(LEGS)
+    return Build(parts, landmarks, coat, shares)
 
 
 def _odds(favourite: Ints, count: int, probability: float) -> Floats:
@@ -307,6 +304,3 @@ def extent(shapes: list[Shape]) -> Floats:
         lows.append(np.minimum(ends_a - radii[:, :, :1], ends_b - radii[:, :, 1:]).min(axis=1) + absent)
         highs.append(np.maximum(ends_a + radii[:, :, :1], ends_b + radii[:, :, 1:]).max(axis=1) - absent)
     return np.concatenate([np.minimum.reduce(lows), np.maximum.reduce(highs)], axis=1)
-
-
-Colours = NDArray[np.float64]

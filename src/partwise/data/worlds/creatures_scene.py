@@ -51,7 +51,7 @@ _PALETTE = np.array(
 )
 _CONTRAST = np.array([0.10, 0.13, 0.06, 0.11, 0.12, 0.10, 0.11, 0.13])
 # Where two and three creatures stand, in picture sides.
-_PLACES = {1: [(0.5, 0.5)], 2: [(0.28, 0.42), (0.72, 0.58)], 3: [(0.26, 0.3), (0.74, 0.32), (0.5, 0.74)]}
+_PLACES = {2: [(0.28, 0.42), (0.72, 0.58)], 3: [(0.26, 0.3), (0.74, 0.32), (0.5, 0.74)]}
 # The longer side of a creature's box, in picture sides, by number of creatures.
 _REACH = np.array([[0.7, 0.98], [0.7, 0.98], [0.48, 0.64], [0.42, 0.54]])
 _OVERHANG = 0.04
@@ -196,33 +196,39 @@ def _draw_finish(draws: Draws, size: int) -> Finish:
 
 def _draw_pose(draws: Draws, build: Build, crowd: Ints, order: Ints, number: int, size: int) -> tuple[Pose, Floats]:
     """Facing, turn, scale and place; and the box around the whole creature, hidden or not, `(m, 4)`."""
-    cos, sin = cos_sin(np.clip(0.035 * draws.bell(), -0.08, 0.08))
+    shapes = [shape for _, shape in build.parts]
+    cos, sin = cos_sin(np.clip(0.045 * draws.bell(), -0.1, 0.1))
     facing = np.where(draws.flag(0.5), 1.0, -1.0)
-    nowhere = np.zeros((len(crowd), 2))
-    pose = Pose(np.ones(len(crowd)), draws.uniform(0.8, 1.05), facing, cos, sin, nowhere)
+    ones, nowhere = np.ones(len(crowd)), np.zeros((len(crowd), 2))
+    squeeze = _squeeze(draws, extent([Pose(ones, ones, facing, cos, sin, nowhere).shape(shape) for shape in shapes]))
+    box = extent([Pose(ones, squeeze, facing, cos, sin, nowhere).shape(shape) for shape in shapes])
+    spread = box[:, 2:] - box[:, :2]
     reach = _REACH[crowd]
-    longest = draws.uniform(reach[:, 0], reach[:, 1]) * size
-    free_x, free_y, jitter_x, jitter_y = draws.unit(), draws.unit(), draws.bell(), draws.bell()
+    scale = draws.uniform(reach[:, 0], reach[:, 1]) * size / spread.max(axis=1)
+    origin = _draw_centre(draws, spread * scale[:, None], crowd, order, number, size)
+    origin -= 0.5 * (box[:, :2] + box[:, 2:]) * scale[:, None]
+    box = box * scale[:, None] + np.concatenate([origin, origin], axis=1)
+    return Pose(scale, squeeze, facing, cos, sin, origin), box
 
-    box = extent([pose.shape(shape) for _, shape in build.parts])
-    width, height = box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]
-    scale = longest / np.maximum(width, height)
-    place = np.zeros((len(crowd), 2))
+
+def _squeeze(draws: Draws, box: Floats) -> Floats:
+    """Foreshortening that leads halfway to a ratio of sides drawn without regard to the class: the box must not tell it."""
+    ratio = (box[:, 2] - box[:, 0]) / (box[:, 3] - box[:, 1])
+    return np.clip(np.sqrt(draws.uniform(0.7, 1.5) / ratio), 0.65, 1.12)
+
+
+def _draw_centre(draws: Draws, spread: Floats, crowd: Ints, order: Ints, number: int, size: int) -> Floats:
+    """The middle of a box `spread` wide and high `(m, 2)`: anywhere for one creature, near its own place in a crowd."""
+    free = np.stack([draws.unit(), draws.unit()], axis=1)
+    jitter = np.stack([draws.bell(), draws.bell()], axis=1)
+    place = np.full((len(crowd), 2), 0.5)
     for people, spots in _PLACES.items():
         chosen = crowd == people
-        seats = np.array(spots)[order[chosen, number] % people if people == 1 else _seat(order[chosen], number, people)]
-        place[chosen] = seats
-    centres = []
-    for axis, (free, jitter, extent_of) in enumerate(((free_x, jitter_x, width), (free_y, jitter_y, height))):
-        half = 0.5 * extent_of * scale
-        low = np.minimum(half - _OVERHANG * size, 0.5 * size)
-        high = size - low
-        seated = np.minimum(np.maximum((place[:, axis] + 0.03 * jitter) * size, low), high)
-        centres.append(np.where(crowd == 1, low + (high - low) * free, seated))
-    middle = 0.5 * (box[:, :2] + box[:, 2:])
-    origin = np.stack(centres, axis=1) - middle * scale[:, None]
-    box = box * scale[:, None] + np.concatenate([origin, origin], axis=1)
-    return Pose(scale, pose.squeeze, facing, cos, sin, origin), box
+        place[chosen] = np.array(spots)[_seat(order[chosen], number, people)]
+    low = np.minimum(0.5 * spread - _OVERHANG * size, 0.5 * size)
+    high = size - low
+    seated = np.minimum(np.maximum((place + 0.03 * jitter) * size, low), high)
+    return np.where((crowd == 1)[:, None], low + (high - low) * free, seated)
 
 
 def _seat(order: Ints, number: int, people: int) -> Ints:
@@ -294,12 +300,11 @@ def _shadow(box: Floats) -> Floats:
 
 def _draw_stone(draws: Draws, ground_light: Floats, size: int) -> Layer:
     """A stone lying about, in a third of the pictures, behind the creatures."""
-    count = len(draws)
     shown = draws.flag(0.35)
     place = np.stack([draws.uniform(0.05, 0.95), draws.uniform(0.1, 0.95)], axis=1) * size
     shape = _boulder(draws, place, draws.uniform(0.05, 0.11) * size)
     shape.count = np.where(shown, shape.count, 0)
-    return _scenery(draws, shape, np.arange(count), ground_light)
+    return _scenery(draws, shape, np.zeros(len(draws), dtype=bool), ground_light)
 
 
 def _boulder(draws: Draws, place: Floats, radius: Floats) -> Shape:
@@ -327,12 +332,20 @@ def _tuft(draws: Draws, place: Floats, radius: Floats) -> Shape:
     return Shape(np.stack(capsules, axis=1), np.full(len(radius), 4, dtype=np.int64))
 
 
-def _scenery(draws: Draws, shape: Shape, owner: Ints, ground_light: Floats) -> Layer:
-    """Stones and tufts: dull colours near the ground's own, nothing of any creature."""
+def _scenery(draws: Draws, shape: Shape, green: NDArray[np.bool_], ground_light: Floats) -> Layer:
+    """One stone or (where `green`) tuft a picture, of a brightness near the ground's."""
     tone = np.clip(ground_light + np.where(draws.flag(0.5), 1.0, -1.0) * draws.uniform(0.08, 0.2), 0.15, 0.9)
-    colour = at_luminance(hue_colour(draws.unit(), draws.uniform(0.05, 0.35)), tone)
-    none = np.zeros(len(owner), dtype=np.int64)
-    return Layer(owner, shape, colour, colour, none, np.zeros((len(owner), 6)), instance=0, part=0)
+    hue, saturation = draws.unit(), draws.uniform(0.05, 0.3)
+    hue, saturation = np.where(green, 0.1 + 0.28 * hue, hue), np.where(green, 0.3 + saturation, saturation)
+    colour = at_luminance(hue_colour(hue, saturation), tone)
+    return _plain_layer(shape, colour)
+
+
+def _plain_layer(shape: Shape, colour: Floats) -> Layer:
+    """A shape a picture without coat, which shows as ground in the maps."""
+    count = len(colour)
+    none = np.zeros(count, dtype=np.int64)
+    return Layer(np.arange(count), shape, colour, colour, none, np.zeros((count, 6)), instance=0, part=0)
 
 
 def _draw_loose(picture_keys: Keys, labels: Ints, cast: _Cast, size: int, num_classes: int) -> list[Layer]:
@@ -358,8 +371,7 @@ def _draw_loose(picture_keys: Keys, labels: Ints, cast: _Cast, size: int, num_cl
         shape.capsules[:, :, 0:2] += (best - centre)[:, None]
         shape.capsules[:, :, 2:4] += (best - centre)[:, None]
         shape.count = np.where(shown, shape.count, 0)
-        none = np.zeros(len(order), dtype=np.int64)
-        layers.append(Layer(np.arange(len(order)), shape, colour, colour, none, np.zeros((len(order), 6)), 0, 0))
+        layers.append(_plain_layer(shape, colour))
     return layers
 
 
@@ -383,4 +395,4 @@ def _draw_hiding(draws: Draws, cast: _Cast, ground_light: Floats) -> Layer:
     padded = np.concatenate([stone.capsules, stone.capsules[:, :1], stone.capsules[:, :1]], axis=1)
     capsules = np.where(is_tuft[:, None, None], tuft.capsules, padded)
     count = np.where(shown, np.where(is_tuft, 4, 2), 0)
-    return _scenery(draws, Shape(capsules, count), rows, ground_light)
+    return _scenery(draws, Shape(capsules, count), is_tuft, ground_light)

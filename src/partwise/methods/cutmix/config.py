@@ -153,6 +153,7 @@ def smoke() -> CutMixRecipe:
     return CutMixRecipe(
         recipe="cutmix/smoke",
         data=DataFields(source="creatures:?size=32&classes=4&train=96&val=32&test=32", size=32),
+        optim=OptimFields(lr=0.05, schedule="one_cycle"),
         train=TrainFields(epochs=2, batch_size=32, log_every=1, checkpoint_seconds=1),
         evaluate=EvaluateFields(suites=("classification", "localization")),
     )
