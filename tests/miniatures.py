@@ -240,7 +240,9 @@ def cub(root: Path) -> Miniature:
     )
 
 
-MAKERS: dict[str, list[Callable[[Path], Miniature]]] = {
+Maker = Callable[..., Miniature]
+
+MAKERS: dict[str, list[Maker]] = {
     "cifar10": [cifar10_binary, cifar10_python, cifar10_pack],
     "cifar100": [cifar100_binary, cifar100_python],
     "imagefolder": [imagefolder, imagefolder_flat],

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.miniatures import MAKERS, Miniature
 
 from partwise.config import UserError
 from partwise.data.checks import check_headers, check_source
 from partwise.data.readers.files import ArraySource
 from partwise.data.sample import FaultySample, Source
 from partwise.data.sources import SOURCES, open_source, source_class
+from tests.miniatures import MAKERS, Miniature
 
 READERS = [kind for kind in SOURCES if "path" in inspect.signature(source_class(kind)).parameters]
 LAYOUTS = [maker for kind in READERS for maker in MAKERS.get(kind, ())]

@@ -23,7 +23,7 @@ from partwise.engine.launch import inside_launcher, launch
 from partwise.engine.loop import Interrupted, Job, run_stages
 from partwise.engine.runtime import Runtime, catch_signals, environment, finish, start
 from partwise.engine.tracking import Progress, Tracker, duration
-from partwise.measure import measure, merge_metrics
+from partwise.measure import check_measurable, measure, merge_metrics
 from partwise.methods.base import DataFacts, Method
 from partwise.methods.recipes import find_recipe, load_recipe, resolve
 from partwise.methods.table import find_method
@@ -100,22 +100,27 @@ def _study(
     return folder
 
 
-def _begin(recipe: Recipe, folder: RunFolder, *, fresh: bool) -> bool:
-    """Settle what is in the folder: nothing, this run unfinished, or finished (then False). Another recipe is refused."""
+def _proceeds(recipe: Recipe, folder: RunFolder, *, fresh: bool) -> bool:
+    """Whether there is something to do: False where this very run is finished. Another recipe's run is refused."""
+    if fresh or not folder.exists():
+        return True
+    stored, _ = load_recipe(str(folder.recipe))
+    changed = differences(stored, recipe)
+    if changed:
+        shown = "; ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in list(changed.items())[:4])
+        raise UserError(
+            f"--out {folder.path}: holds a run of another recipe ({shown}); choose another --out, or --fresh"
+        )
+    return folder.status() != "finished"
+
+
+def _claim(recipe: Recipe, folder: RunFolder, *, fresh: bool) -> None:
+    """Begin the run in its folder: not before everything that can be checked was, so that a mistake costs no `--fresh`."""
     if fresh:
         folder.clear()
-    if folder.exists():
-        stored, _ = load_recipe(str(folder.recipe))
-        changed = differences(stored, recipe)
-        if changed:
-            shown = "; ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in list(changed.items())[:4])
-            raise UserError(
-                f"--out {folder.path}: holds a run of another recipe ({shown}); choose another --out, or --fresh"
-            )
-        return folder.status() != "finished"
-    write_atomically(folder.recipe, to_yaml(recipe).encode())
-    folder.write_changes(differences(find_recipe(recipe.recipe)[0], recipe))
-    return True
+    if not folder.exists():
+        folder.write_changes(differences(find_recipe(recipe.recipe)[0], recipe))
+        write_atomically(folder.recipe, to_yaml(recipe).encode())
 
 
 def _run(recipe: Recipe, folder: RunFolder, *, fresh: bool, quiet: bool) -> Path:
@@ -128,26 +133,32 @@ def _run(recipe: Recipe, folder: RunFolder, *, fresh: bool, quiet: bool) -> Path
         stack.callback(progress.close)
         if runtime.leads:
             stack.enter_context(folder.lock())
-            proceed = _begin(recipe, folder, fresh=fresh)
+            proceed = _proceeds(recipe, folder, fresh=fresh)
         else:
             proceed = False
         if not runtime.agree(proceed):
             progress.say(f"{folder.path} is finished; --fresh starts anew")
             return folder.path
         stack.enter_context(catch_signals(runtime.interruption))
-        _train_and_measure(recipe, source, folder, runtime, progress)
+        _train_and_measure(recipe, source, folder, runtime, progress, fresh=fresh)
     return folder.path
 
 
-def _train_and_measure(recipe: Recipe, source: Source, folder: RunFolder, runtime: Runtime, progress: Progress) -> None:
+def _train_and_measure(
+    recipe: Recipe, source: Source, folder: RunFolder, runtime: Runtime, progress: Progress, *, fresh: bool
+) -> None:
     faults, set_aside = _check(source, recipe)
     pictures = PictureData(source, recipe.data, device=runtime.device, share=runtime.share, set_aside=set_aside)
     try:
         torch.manual_seed(draws.derive(recipe.train.seed, "networks"))
         method = find_method(recipe.method_name)(recipe, DataFacts.of(source))
         method.to(runtime.device)
+        check_measurable(method, recipe)
+        pictures.prepare()
         if runtime.leads:
+            _claim(recipe, folder, fresh=fresh)
             _note_environment(folder, runtime, source)
+        runtime.agree(True)  # all wait until the folder is settled
         progress.say(_headline(recipe, runtime, pictures, method))
         tracker = Tracker(folder, progress, leads=runtime.leads, tensorboard=recipe.train.tensorboard)
         job = Job(recipe, folder, runtime, progress, tracker)
@@ -235,8 +246,9 @@ def _on_schedule(method: Method, pictures: PictureData, job: Job) -> Any:
 
 
 def _claims(recipe: Recipe, method: Method) -> list[dict[str, Any]]:
+    paper = {"title": method.paper.title, "year": method.paper.year, "link": method.paper.link}
     return [
-        {"metric": c.metric, "data": c.data, "value": c.value, "table": c.table, "note": c.note}
+        {"metric": c.metric, "data": c.data, "value": c.value, "table": c.table, "note": c.note} | paper
         for c in method.paper.claims
         if c.recipe == recipe.recipe
     ]
@@ -316,10 +328,8 @@ def predict(
 
 
 def report(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Path:
-    """One self-contained HTML page of a run, or of several side by side."""
+    """One self-contained HTML page of a run or study, or of several side by side."""
     folders = [Path(run) for run in runs]
-    for folder in folders:
-        RunFolder(folder).require(or_study=True)
     return write_page(folders, Path(out) if out is not None else None)
 
 

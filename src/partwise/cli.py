@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-PARSING_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+PARSING_ERROR: type[Exception] = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "ClickException")
 """What the parser raises for a wrong word: click's, or that of the click inside newer versions of typer."""
 
 NO_FAULT_OF_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENOMEM}
@@ -196,7 +196,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _status(words: list[str], debug: bool) -> int:
     try:
-        app(words or ["--help"], standalone_mode=False)
+        command = typer.main.get_command(app)
+        # Not through app(): typer's own way in has other exit statuses.
+        with command.make_context("partwise", list(words) or ["--help"]) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code if words else 2
     except PARSING_ERROR as error:
         return _complain(error.format_message(), debug)  # type: ignore[attr-defined]  # known by its name alone
     except UserError as error:
@@ -208,7 +213,7 @@ def _status(words: list[str], debug: bool) -> int:
         return 0
     except Exception as error:
         return _other(error, debug)
-    return 0 if words else 2
+    return 0
 
 
 def _other(error: Exception, debug: bool) -> int:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
-JSON = str | int | float | bool | None
+JSON = str | int | float | bool | None | list[int | float | str]
 
 
 class UserError(ValueError):
@@ -232,9 +232,9 @@ def describe(error: ValidationError, where: str) -> UserError:
         message = "expected a mapping of its fields"
     elif first["type"] == "literal_error":
         message += did_you_mean(str(first["input"]), re.findall(r"'([^']*)'", first.get("ctx", {})["expected"]))
-    elif path[:2] == ["model", "arguments"] and len(path) == 4:  # pydantic adds the kind of value that it tried
-        path.pop()
-        message = "expected a number, text, true, false or null"
+    elif path[:2] == ["model", "arguments"] and len(path) > 3:  # pydantic adds the kind of value that it tried
+        path = path[:3]
+        message = "expected a number, text, true, false, null or a list of numbers"
     return UserError(f"{where}: {'.'.join(path)} = {first['input']!r}: {message}")
 
 
@@ -300,12 +300,17 @@ def _plain(text: str) -> object:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
         return text
-    if isinstance(value, str) and value == text:
-        try:
-            return float(text)
-        except ValueError:
-            return text
-    return value
+    if "'" in text or '"' in text:  # what is quoted is meant as text
+        return value
+    return [_number(inner) for inner in value] if isinstance(value, list) else _number(value)
+
+
+def _number(value: object) -> object:
+    """`1e-4`, which YAML reads as text, as a number; everything else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def split_setting(setting: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from partwise.config import Recipe, UserError
+from partwise.config import Recipe, UserError, did_you_mean
 from partwise.data.loading import PictureData
 from partwise.engine.runtime import Runtime
 from partwise.engine.tracking import Progress
@@ -96,6 +96,20 @@ def measure(
     return Measured(metrics, detail, pictures)
 
 
+def check_measurable(method: Method, recipe: Recipe) -> None:
+    """Raise UserError for a suite that this method cannot answer, and for a `best_by` that nothing measures."""
+    for name in recipe.evaluate.suites:
+        build_evaluator(name, method, recipe)
+    during = [build_evaluator(name, method, recipe) for name in recipe.evaluate.during]
+    known = [f"{evaluator.suite}/{metric}" for evaluator in during for metric in evaluator.metrics]
+    wanted = recipe.evaluate.best_by
+    if known and wanted not in known:
+        raise UserError(
+            f"evaluate.best_by = {wanted!r}: evaluate.during measures no such number{did_you_mean(wanted, known)} "
+            f"(it measures {', '.join(known)})"
+        )
+
+
 def build_evaluator(name: str, method: Method, recipe: Recipe) -> Evaluator:
     """The suite for this method. Raises UserError where the method does not answer to the protocol it needs."""
     kind = find_evaluator(name)
@@ -109,9 +123,10 @@ def _run_one(
     evaluator: Evaluator, method: Method, data: PictureData, recipe: Recipe, split: str, *, runtime: Runtime
 ) -> Evaluation:
     size = recipe.evaluate.batch_size
-    wants = frozenset(evaluator.wants)
+    fields = frozenset(evaluator.wants | {field for field in evaluator.optional if data.has(field, split)})
     final = split == "test"
-    validation = data.evaluation_batches("val", size, fields=wants) if final and len(data.splits["val"]) else None
+    usable = len(data.splits["val"]) > 0 and all(data.has(field, "val") for field in evaluator.wants)
+    validation = data.evaluation_batches("val", size, fields=fields) if final and usable else None
 
     def images(indices: Sequence[int]) -> Tensor:
         return data.pictures(torch.as_tensor(list(indices))).float() / 255
@@ -119,7 +134,7 @@ def _run_one(
     return run_suite(
         evaluator,
         method,
-        data.evaluation_batches(split, size, fields=wants),
+        data.evaluation_batches(split, size, fields=fields),
         validation=validation,
         images=images if final else None,
         gather=runtime.gather_rows if runtime.share.world > 1 else None,

@@ -154,7 +154,8 @@ class RunFolder:
 
     def _own(self) -> dict[Path, tuple[str, ...]]:
         """The folders of a run, inner ones first -> what is ours in them. Links are somebody else's."""
-        own = {stage: ("index.json", "*.safetensors", "*.png", "*.npy") for stage in self.products.glob("*")}
+        stages = ("index.json", "*.safetensors", "*.png", "*.npy")
+        own: dict[Path, tuple[str, ...]] = {stage: stages for stage in self.products.glob("*")}
         own |= {
             self.products: (),
             self.checkpoints: ("*.safetensors",),

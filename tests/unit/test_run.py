@@ -49,7 +49,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_second_process_is_refused_until_the_first_dies(tmp_path: Path) -> None:
     process = holder(tmp_path / "run")
     try:
-        with pytest.raises(UserError, match=rf"another process \(number {process.pid}\)"), RunFolder(tmp_path / "run").lock():
+        with (
+            pytest.raises(UserError, match=rf"another process \(number {process.pid}\)"),
+            RunFolder(tmp_path / "run").lock(),
+        ):
             raise AssertionError("two processes in one folder")
     finally:
         process.send_signal(signal.SIGKILL)
@@ -132,7 +135,7 @@ def test_files_are_readable_by_others_as_the_umask_says(tmp_path: Path) -> None:
 def test_json_is_plain() -> None:
     values = {"nan": float("nan"), "infinite": [float("inf")], "path": Path("a/b"), "pair": (1, "ä"), 3: None}
     written = to_json(values)
-    assert json.loads(written, parse_constant=lambda name: pytest.fail(name)) == {
+    assert json.loads(written, parse_constant=pytest.fail) == {
         "nan": None,
         "infinite": [None],
         "path": "a/b",
@@ -181,7 +184,9 @@ def test_metric_lines_and_a_torn_last_one(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 10**9), max_size=6), st.data())
-def test_cutting_back_keeps_exactly_the_lines_before(tmp_path_factory: pytest.TempPathFactory, steps: list[int], data: st.DataObject) -> None:
+def test_cutting_back_keeps_exactly_the_lines_before(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int], data: st.DataObject
+) -> None:
     folder = RunFolder(tmp_path_factory.mktemp("metrics"))
     sizes = [0]
     for step in steps:

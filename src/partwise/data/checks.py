@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -31,7 +32,7 @@ from partwise.data.findings import (
 )
 from partwise.data.headers import FaultyPicture, Header, looks_cut, probe
 from partwise.data.pictures import decode
-from partwise.data.readers.files import ArraySource
+from partwise.data.readers.files import ArraySource, FileSource
 from partwise.data.sample import FaultySample, Source
 
 CHUNK = 2000
@@ -129,8 +130,11 @@ def check_headers(source: Source, *, threads: int | None = None) -> list[Fault]:
             Fault("unreadable", source.records[i].id, reason, index=i) for i, reason in sorted(source.broken.items())
         ]
     elif source.root is not None:
-        for part in _in_threads(lambda index: _header_fault(source, index), len(source), threads):
-            faults += [fault for fault in part if fault is not None]
+        sizes: list[tuple[int, int] | None] = []
+        for part in _in_threads(lambda index: _glance(source, index), len(source), threads):
+            sizes += [size for size, _ in part]
+            faults += [fault for _, fault in part if fault is not None]
+        faults += [fault for fault in box_faults(source, sizes) if fault.serious]
     return sorted(faults, key=lambda fault: -1 if fault.index is None else fault.index)
 
 
@@ -201,22 +205,35 @@ def _as_fault(error: FaultySample, index: int) -> Fault:
     return Fault("unreadable", error.file, error.reason, index=index)
 
 
-def _header_fault(source: Source, index: int) -> Fault | None:
+def _wrong_size(size: tuple[int, int], wanted: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]}, expected {wanted[1]} x {wanted[0]}"
+
+
+def _glance(source: Source, index: int) -> tuple[tuple[int, int] | None, Fault | None]:
+    """The size that headers tell, and what they show to be wrong with a picture or its mask."""
     record = source.records[index]
-    assert source.root is not None
-    if not record.file:
-        return None
-    path = source.root / record.file
+    if source.root is None or not record.file:
+        return None, None
     try:
-        header = probe(path, name=record.file)
-        if source.image_size is not None and header.size != source.image_size:
-            wrong = f"{header.size[1]} x {header.size[0]}, expected {source.image_size[1]} x {source.image_size[0]}"
-            return Fault("wrong size", record.file, wrong, index=index)
-        if looks_cut(path, header):
-            decode(path, name=record.file)
+        size = _glance_at_file(source.root, record.file)
+        if source.image_size is not None and size != source.image_size:
+            return None, Fault("wrong size", record.file, _wrong_size(size, source.image_size), index)
+        mask = source.mask_files.get(index) if isinstance(source, FileSource) else None
+        if mask is not None:
+            mask_size = _glance_at_file(source.root, mask)
+            if mask_size != size:
+                return None, Fault("wrong size", mask, _wrong_size(mask_size, size), index)
     except FaultySample as error:
-        return _as_fault(error, index)
-    return None
+        return None, _as_fault(error, index)
+    return size, None
+
+
+def _glance_at_file(root: Path, file: str) -> tuple[int, int]:
+    """(height, width) by the header. A file whose end looks cut off is decoded to be sure."""
+    header = probe(root / file, name=file)
+    if looks_cut(root / file, header):
+        decode(root / file, name=file)
+    return header.size
 
 
 def _look(source: Source, index: int) -> _Seen:
@@ -226,8 +243,8 @@ def _look(source: Source, index: int) -> _Seen:
         image = source.load(index).image
         size = (image.shape[1], image.shape[2])
         if source.image_size is not None and size != source.image_size:
-            wrong = f"{size[1]} x {size[0]}, expected {source.image_size[1]} x {source.image_size[0]}"
-            return _Seen(header=header, fault=Fault("wrong size", record.file or record.id, wrong, index=index))
+            wrong = _wrong_size(size, source.image_size)
+            return _Seen(header=header, fault=Fault("wrong size", record.file or record.id, wrong, index))
     except FaultySample as error:
         return _Seen(fault=_as_fault(error, index))
     return _Seen(_digest(image), size, _is_grey(image), header)

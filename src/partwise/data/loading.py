@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ from partwise.data.augment import (
 from partwise.data.sample import Batch, FaultySample, Sample, Source
 from partwise.data.splits import fold_indices, split_indices
 from partwise.ops import draws
+
+T = TypeVar("T")
 
 RESIDENT_LIMIT = 2 << 30
 AHEAD = 3
@@ -88,12 +91,17 @@ class PictureData:
             splits = fold_indices(source, fields.folds, fields.fold, seed=fields.split_seed)
         else:
             splits = split_indices(source, validation=fields.validation, test=fields.test, seed=fields.split_seed)
-        if set_aside:
-            splits = {n: torch.tensor([i for i in s.tolist() if i not in set_aside]).long() for n, s in splits.items()}
+        splits = self._without(splits, set_aside)
         if fields.train_limit is not None and fields.train_limit < len(splits["train"]):
             splits["train"] = self._balanced(splits["train"], fields.train_limit)
+        return splits
+
+    def _without(self, splits: dict[str, Tensor], set_aside: set[int]) -> dict[str, Tensor]:
+        """The splits less the positions that are set aside. Raises UserError where nothing is left to train on."""
+        if set_aside:
+            splits = {n: torch.tensor([i for i in s.tolist() if i not in set_aside]).long() for n, s in splits.items()}
         if not len(splits["train"]):
-            raise UserError(f"data.source {source.name}: no training pictures")
+            raise UserError(f"data.source {self.source.name}: no training pictures")
         return splits
 
     def _balanced(self, indices: Tensor, limit: int) -> Tensor:
@@ -136,17 +144,25 @@ class PictureData:
         return fields.storage == "resident" or (size is not None and wanted <= RESIDENT_LIMIT)
 
     def prepare(self) -> None:
-        """Bring small sets onto the device now, so that a broken picture ends the run before its first step."""
+        """Bring small sets onto the device now: a broken picture ends the run, or is set aside, before the first step."""
         if not self.resident or self._frames is not None:
             return
         count, side = len(self.source), self.resize
         if self.source.image_size == (side, side):
-            self._frames = self.source.images(range(count)).to(self.device)
-            return
+            try:
+                self._frames = self.source.images(range(count)).to(self.device)
+                return
+            except FaultySample:
+                pass  # one by one below, where each is named or set aside
         frames = torch.zeros(count, self.source.channels, side, side, dtype=torch.uint8)
         wanted = torch.cat([s for s in self.splits.values()]).tolist()
+        broken: set[int] = set()
         for index, frame in zip(wanted, self.pool.map(self._frame, wanted), strict=True):
-            frames[index] = frame
+            if frame is None:
+                broken.add(index)
+            else:
+                frames[index] = frame
+        self.splits = self._without(self.splits, broken)
         self._frames = frames.to(self.device)
 
     @property
@@ -163,18 +179,25 @@ class PictureData:
             self._pool = None
 
     def _image(self, index: int) -> Tensor:
-        """A decoded picture. A faulty one ends the run by name, or with `on_fault=skip` is counted and raised again."""
+        """A decoded picture."""
+        return self._read(self.source.load_image, index)
+
+    def _read(self, load: Callable[[int], T], index: int) -> T:
+        """What `load` gives. A faulty picture ends the run by name, or with `on_fault=skip` is counted and raised again."""
         try:
-            return self.source.load_image(index)
+            return load(index)
         except FaultySample as fault:
             if self.fields.on_fault == "stop":
                 raise UserError(f"{fault}; data.on_fault=skip sets such pictures aside") from None
             self.faults[fault.file] = fault.reason
             raise
 
-    def _frame(self, index: int) -> Tensor:
-        """One picture resized to the frame from which windows are taken (resident pictures)."""
-        image = self._image(index)
+    def _frame(self, index: int) -> Tensor | None:
+        """One picture resized to the frame from which windows are taken (resident pictures); None for a faulty one."""
+        try:
+            image = self._image(index)
+        except FaultySample:
+            return None
         height, width = image.shape[1:]
         side = self.resize
         return place(image, fit(height, width, size=side, resize=side, keep_aspect=self.fields.keep_aspect), side)
@@ -292,14 +315,21 @@ class PictureData:
         own = self.splits[split][self.share.rank :: self.share.world]
         for start in range(0, len(own), batch_size):
             index = own[start : start + batch_size]
-            yield self._evaluation_batch(index, fields)
+            batch = self._evaluation_batch(index, fields)
+            if batch is not None:
+                yield batch
 
-    def _evaluation_batch(self, index: Tensor, fields: frozenset[str]) -> Batch:
-        if not fields & {"boxes", "masks", "parts"}:
+    def _evaluation_batch(self, index: Tensor, fields: frozenset[str]) -> Batch | None:
+        """The pictures of a batch that can be read; None where none can."""
+        if not fields & {"boxes", "masks", "parts"} and self._frames is not None:
             batch = self._batch(index, self.pictures(index))
             batch.images = batch.images.float() / 255
             return batch
-        samples = list(self.pool.map(self._sample, index.tolist()))
+        read = self._sample if fields & {"boxes", "masks", "parts"} else self._bare_sample
+        found = [(i, s) for i, s in zip(index.tolist(), self.pool.map(read, index.tolist()), strict=True) if s]
+        if not found:
+            return None
+        index, samples = torch.tensor([i for i, _ in found]), [sample for _, sample in found]
         batch = self._batch(index, torch.stack([sample.image for sample in samples]))
         batch.images = batch.images.float() / 255
         if "boxes" in fields:
@@ -319,20 +349,24 @@ class PictureData:
         return torch.stack(list(self.pool.map(self._evaluation_frame, index.tolist()))).to(self.device)
 
     def _evaluation_frame(self, index: int) -> Tensor:
-        try:
-            image = self._image(index)
-        except FaultySample as fault:
-            raise UserError(f"{fault}; `partwise data` finds such pictures before a run") from None
+        image = self._image(index)
         fields = self.fields
         placement = fit(*image.shape[1:], size=fields.size, resize=self.resize, keep_aspect=fields.keep_aspect)
         return place(image, placement, fields.size)
 
-    def _sample(self, index: int) -> Sample:
-        """A sample with picture, boxes and masks in the fixed frame."""
+    def _bare_sample(self, index: int) -> Sample | None:
+        """A sample with its picture alone in the fixed frame; None for a faulty one."""
         try:
-            sample = self.source.load(index)
-        except FaultySample as fault:
-            raise UserError(f"{fault}; `partwise data` finds such pictures before a run") from None
+            return Sample(id=self.source.records[index].id, image=self._evaluation_frame(index))
+        except FaultySample:
+            return None
+
+    def _sample(self, index: int) -> Sample | None:
+        """A sample with picture, boxes and masks in the fixed frame; None for a faulty one."""
+        try:
+            sample = self._read(self.source.load, index)
+        except FaultySample:
+            return None
         fields = self.fields
         placement = fit(*sample.image.shape[1:], size=fields.size, resize=self.resize, keep_aspect=fields.keep_aspect)
         size = fields.size

@@ -95,7 +95,7 @@ def source_class(kind: str) -> Any:
 
 
 def _unknown_kind(kind: str, text: str) -> str:
-    if ":" not in text and Path(text).expanduser().exists():
+    if text and ":" not in text and Path(text).expanduser().exists():
         return f"a path without a kind; expected KIND:PATH, such as imagefolder:{text}; kinds: {', '.join(SOURCES)}"
     near = nearest(kind, SOURCES)
     return f"no kind {kind!r}; expected KIND:PATH with one of {', '.join(SOURCES)}" + (

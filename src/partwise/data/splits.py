@@ -26,7 +26,8 @@ class _Unit:
 
     order: bytes
     members: tuple[int, ...]
-    labels: Counter[Key]
+    labels: tuple[tuple[Key, int], ...]
+    """Each class with its pictures."""
 
 
 def split_indices(source: Source, *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> dict[str, Tensor]:
@@ -96,8 +97,14 @@ def _units(records: Sequence[Record], indices: Iterable[int], purpose: str) -> l
     units = []
     for (kind, name), part in members.items():
         order = hashlib.blake2b(f"{purpose}/{kind}/{name}".encode(), digest_size=12).digest()
-        units.append(_Unit(order, tuple(part), Counter(key for i in part for key in _keys(records[i]))))
+        units.append(_Unit(order, tuple(part), _count(records, part)))
     return sorted(units, key=lambda unit: unit.order)
+
+
+def _count(records: Sequence[Record], part: list[int]) -> tuple[tuple[Key, int], ...]:
+    if len(part) == 1:
+        return tuple((key, 1) for key in _keys(records[part[0]]))
+    return tuple(Counter(key for i in part for key in _keys(records[i])).items())
 
 
 def _keys(record: Record) -> tuple[Key, ...]:
@@ -111,16 +118,19 @@ def _cut(records: Sequence[Record], indices: list[int], share: float, purpose: s
     above zero and there are two.
     """
     units = _units(records, indices, purpose)
-    left: Counter[Key] = sum((unit.labels for unit in units), Counter())
+    left: Counter[Key] = Counter()
+    for unit in units:
+        for key, count in unit.labels:
+            left[key] += count
     targets = _targets(left, share, purpose)
     cut: list[_Unit] = []
     missing = dict(targets)
     for unit in units:
-        spares = all(left[key] > count for key, count in unit.labels.items())
+        spares = all(left[key] > count for key, count in unit.labels)
         if spares and _gain(unit, missing) > 0:
             cut.append(unit)
-            left.subtract(unit.labels)
-            for key, count in unit.labels.items():
+            for key, count in unit.labels:
+                left[key] -= count
                 missing[key] -= count
     if not cut and share > 0 and len(units) > 1:
         cut = [max(units, key=lambda unit: (_gain(unit, missing), unit.order))]
@@ -130,7 +140,7 @@ def _cut(records: Sequence[Record], indices: list[int], share: float, purpose: s
 
 def _gain(unit: _Unit, missing: Mapping[Key, int]) -> int:
     """By how much taking a unit brings the counts closer to what is missing, in pictures."""
-    return sum(abs(missing[key]) - abs(missing[key] - count) for key, count in unit.labels.items())
+    return sum(abs(missing[key]) - abs(missing[key] - count) for key, count in unit.labels)
 
 
 def _targets(counts: Mapping[Key, int], share: float, purpose: str) -> dict[Key, int]:
@@ -153,8 +163,9 @@ def _folds(records: Sequence[Record], indices: list[int], folds: int, seed: int)
     parts: list[list[int]] = [[] for _ in range(folds)]
     labels: list[Counter[Key]] = [Counter() for _ in range(folds)]
     for unit in units:
-        load = [sum(have[key] * count for key, count in unit.labels.items()) for have in labels]
+        load = [sum(have[key] * count for key, count in unit.labels) for have in labels]
         chosen = min(range(folds), key=lambda part: (load[part], len(parts[part]), part))
         parts[chosen] += unit.members
-        labels[chosen].update(unit.labels)
+        for key, count in unit.labels:
+            labels[chosen][key] += count
     return parts

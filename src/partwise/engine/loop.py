@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from partwise.config import Recipe
+from partwise.config import Recipe, UserError
 from partwise.data.sample import Batch
 from partwise.engine.checkpoint import State, read_state, write_state
 from partwise.engine.optim import set_rate
@@ -196,6 +196,18 @@ class _Training:
                 size = self.job.products.facts(earlier[-1])["metrics_size"] if earlier else 0
                 folder.cut_metrics(size)
             return
+        try:
+            self._take_up(state)
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{self.last}: does not fit the networks of this run; the folder was changed by hand: --fresh starts anew"
+            ) from error
+        if self.job.runtime.leads:
+            folder.cut_metrics(state.facts["metrics_size"])
+        self.job.progress.say(f"{self.stage.name}: continuing from step {self.counters.step:,}")
+
+    def _take_up(self, state: State) -> None:
+        """Everything that `save` noted, back into its place."""
         for prefix, network in self.stage.networks().items():
             network.load_state_dict(state.under(f"network.{prefix}"))
         for name, plan in self.plans.items():
@@ -209,9 +221,6 @@ class _Training:
             self.job.runtime.fabric.strategy.precision.load_state_dict(scaler)
         device = self.job.runtime.device
         self.window = {name: torch.tensor(v, device=device) for name, v in self.counters.window.items()}
-        if self.job.runtime.leads:
-            folder.cut_metrics(state.facts["metrics_size"])
-        self.job.progress.say(f"{self.stage.name}: continuing from step {self.counters.step:,}")
 
     def save(self) -> None:
         """Write the checkpoint that `_resume` reads; never one with weights that are not finite."""

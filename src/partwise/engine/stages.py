@@ -15,10 +15,11 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from partwise.config import OptimFields
+from partwise.config import OptimFields, UserError
 from partwise.data.sample import Batch
 from partwise.run import to_json, write_atomically
 
@@ -45,8 +46,12 @@ class Products:
         write_atomically(self.folder(stage) / "index.json", to_json(facts))
 
     def facts(self, stage: str) -> dict[str, Any]:
-        """What `finish` noted."""
-        return dict(json.loads((self.folder(stage) / "index.json").read_text(encoding="utf-8")))
+        """What `finish` noted. Raises UserError where the file is torn."""
+        path = self.folder(stage) / "index.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: is not JSON ({error}); --fresh starts the run anew") from None
 
     def path(self, stage: str, item: str) -> Path:
         """The file of one item; any text may name an item."""
@@ -57,8 +62,12 @@ class Products:
         write_atomically(self.path(stage, item), save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}))
 
     def read(self, stage: str, item: str) -> dict[str, Tensor]:
-        """One item's tensors."""
-        return dict(load_file(self.path(stage, item)))
+        """One item's tensors. Raises UserError where the file is torn."""
+        path = self.path(stage, item)
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, ValueError) as error:
+            raise UserError(f"{path}: is not a whole safetensors file ({error}); --fresh starts the run anew") from None
 
     def items(self, stage: str) -> list[str]:
         """The items stored so far."""

@@ -79,7 +79,9 @@ def explain(kind: Callable[..., Backbone], error: ValidationError) -> str:
     """The first thing wrong with the arguments, in words."""
     import inspect
 
-    first = error.errors()[0]
+    errors = error.errors()
+    # An unknown argument before a missing one: it may be that one mistyped.
+    first = next((e for e in errors if e["type"] == "unexpected_keyword_argument"), errors[0])
     argument = ".".join(str(part) for part in first["loc"])
     if first["type"] == "unexpected_keyword_argument":
         takes = [key for key in inspect.signature(kind.__init__).parameters if key != "self"]

@@ -44,9 +44,15 @@ class Plan(NamedTuple):
 class Lots(NamedTuple):
     """What was drawn for a batch of B, before any rule gave it a meaning; r is 1 where all rows share one draw, else B."""
 
-    active: Bool[Tensor, " r"]
+    p: float
+    gates: Float[Tensor, " r"]
     partner: Int64[Tensor, " b"]
     uniforms: Float[Tensor, "n r"]
+
+    @property
+    def active(self) -> Bool[Tensor, " r"]:
+        """Whose gate is open."""
+        return self.gates < self.p
 
 
 def draw_cutmix(
@@ -83,8 +89,8 @@ def draw_cutmix(
     drawn = symmetric_beta(alpha, lots.uniforms[2:])
     size = (height, width)
     if mode == "batch" and drawn.device.type == "cpu" and not torch.compiler.is_compiling():
-        box, lam = _one_box(lots, drawn, size, correct_lambda=correct_lambda)
-        return _finished("cutmix", size, torch.tensor([box]), torch.tensor([lam]), lots.partner, mode, device)
+        one_box, one_lam = _one_box(lots, drawn, size, correct_lambda=correct_lambda)
+        return _finished("cutmix", size, one_box, one_lam, lots.partner, mode, device)
     sides = _sides(height, width, drawn.device)
     # Halving whole sides and truncating once is the published code's trunc(side * cut) // 2.
     halves = (torch.sqrt(1.0 - drawn) * (0.5 * sides)).floor()
@@ -123,9 +129,9 @@ def draw_cutmix_paper(
     cut = math.sqrt(1.0 - drawn)
     halves = int(width * cut) // 2, int(height * cut) // 2
     row, column = int(numpy_state.randint(height)), int(numpy_state.randint(width))
-    box = clipped_box((column, row), halves, (height, width))
-    lam = kept_of(box, (height, width)) if correct_lambda else drawn
-    return _finished("cutmix", (height, width), torch.tensor([box]), torch.tensor([lam]), partner, "batch", None)
+    boxes, kept = _one_row(clipped_box((column, row), halves, (height, width)), (height, width))
+    lam = kept if correct_lambda else torch.tensor([drawn], dtype=torch.float32)
+    return _finished("cutmix", (height, width), boxes, lam, partner, "batch", None)
 
 
 def draw_mixup(
@@ -238,7 +244,7 @@ def draw_lots(
         # Both of a pair take the draws of the one that comes first.
         uniforms = uniforms[:, torch.minimum(torch.arange(batch, device=where), partner)]
     gates = uniforms[0, :1].expand(rows) if plan.gate == "batch" else uniforms[0]
-    return Lots(gates < p, partner, uniforms[1:])
+    return Lots(p, gates, partner, uniforms[1:])
 
 
 def draw_partner(
@@ -274,7 +280,9 @@ def symmetric_beta(alpha: float, uniforms: Float[Tensor, "n b"]) -> Float32[Tens
     w = uniforms[0] ** (1.0 / alpha)
     cosine = torch.cos(2.0 * math.pi * uniforms[1])
     rest = 1.0 - w
-    return 0.5 + 0.5 * cosine * torch.sqrt(rest) * torch.rsqrt(w + rest * cosine.square())
+    drawn = 0.5 + 0.5 * cosine * torch.sqrt(rest) * torch.rsqrt(w + rest * cosine.square())
+    # Rounding can carry the last bit past the ends.
+    return drawn.clamp(0.0, 1.0)
 
 
 def boxes_about(
@@ -305,13 +313,6 @@ def clipped_box(centre: tuple[int, int], halves: tuple[int, int], size: tuple[in
     return [*low, min(column + half_width, width), min(row + half_height, height)]
 
 
-def kept_of(box: list[int], size: tuple[int, int]) -> float:
-    """The share of a picture of `size` = (height, width) outside one box."""
-    x1, y1, x2, y2 = box
-    height, width = size
-    return (height * width - (x2 - x1) * (y2 - y1)) / (height * width)
-
-
 def check_frame(batch: int, height: int, width: int) -> None:
     """Raises UserError where there is no picture or no pixel."""
     for value, what in ((batch, "batch"), (height, "height"), (width, "width")):
@@ -330,18 +331,25 @@ def _sides(height: int, width: int, device: torch.device) -> Tensor:
     return torch.tensor([[float(width)], [float(height)]], dtype=torch.float32).to(device, non_blocking=True)
 
 
-def _one_box(lots: Lots, drawn: Tensor, size: tuple[int, int], *, correct_lambda: bool) -> tuple[list[int], float]:
+def _one_box(lots: Lots, drawn: Tensor, size: tuple[int, int], *, correct_lambda: bool) -> tuple[Tensor, Tensor]:
     """(box, lambda) of batch mode on the host: `boxes_about` for one box, to the same bits and without forty small kernels."""
     height, width = size
-    lam = drawn.numpy()[0]
-    if not bool(lots.active):
-        return [0, 0, 0, 0], 1.0
     # NumPy's float32 rounds as torch's does.
-    cut, (x, y) = np.sqrt(np.float32(1.0) - lam), lots.uniforms[:2, 0].numpy()
+    if lots.gates.numpy()[0] >= np.float32(lots.p):
+        return _one_row([0, 0, 0, 0], size)
+    cut, (x, y) = np.sqrt(np.float32(1.0) - drawn.numpy()[0]), lots.uniforms.numpy()[:2, 0]
     centre = int(x * np.float32(width)), int(y * np.float32(height))
     halves = int(cut * np.float32(0.5 * width)), int(cut * np.float32(0.5 * height))
-    box = clipped_box(centre, halves, size)
-    return box, kept_of(box, size) if correct_lambda else float(lam)
+    boxes, kept = _one_row(clipped_box(centre, halves, size), size)
+    return boxes, kept if correct_lambda else drawn
+
+
+def _one_row(box: list[int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(box, kept share) as tensors of one row."""
+    x1, y1, x2, y2 = box
+    height, width = size
+    kept = (height * width - (x2 - x1) * (y2 - y1)) / (height * width)
+    return torch.tensor([box]), torch.tensor([kept], dtype=torch.float32)
 
 
 def _finished(

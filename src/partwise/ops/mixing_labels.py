@@ -47,8 +47,7 @@ def mix_targets(
     if targets.ndim == 1:
         if multi_label:
             raise UserError(f"multi_label: expected dense targets (B, {num_classes}), got class indices")
-        _check_indices(own if source is None else torch.cat((own, others)), num_classes)
-        mixed = _soft_from_indices(own.to(torch.int64), others.to(torch.int64), lam, num_classes)
+        mixed = _soft_from_indices(own, others, lam, num_classes)
     elif targets.ndim != 2 or targets.shape[1] != num_classes:
         raise UserError(f"targets: got shape {tuple(targets.shape)}, expected (B,) indices or (B, {num_classes}) rows")
     else:
@@ -154,19 +153,20 @@ def _scaled_into(boxes: Tensor, cut: Sequence[int], size: tuple[int, int]) -> Te
 
 
 def _soft_from_indices(own: Tensor, others: Tensor, lam: Tensor, num_classes: int) -> Tensor:
+    if own.is_floating_point() or own.dtype == torch.bool:
+        expected = f"integer class indices or rows (B, {num_classes})"
+        raise UserError(f"targets: got {own.dtype} of shape (B,), expected {expected}")
+    own, others = own.to(torch.int64), others.to(torch.int64)
     soft = lam.new_zeros((own.shape[0], num_classes))
     # Two plain scatters instead of adding ones: those are deterministic on every device.
-    soft.scatter_(1, own[:, None], lam[:, None])
-    return soft.scatter_(1, others[:, None], torch.where(own == others, 1.0, 1.0 - lam)[:, None])
-
-
-def _check_indices(indices: Tensor, num_classes: int) -> None:
-    if indices.is_floating_point() or indices.dtype == torch.bool:
-        raise UserError(
-            f"targets: got {indices.dtype} of shape (B,), expected integer class indices or rows (B, {num_classes})"
-        )
-    # On an accelerator looking would mean waiting, and the scatter itself refuses there.
-    if indices.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = (int(value) for value in indices.aminmax())
-        if low < 0 or high >= num_classes:
-            raise UserError(f"targets: class indices go from {low} to {high}, expected 0 to {num_classes - 1}")
+    both = torch.where(own == others, 1.0, 1.0 - lam)
+    try:
+        soft.scatter_(1, own[:, None], lam[:, None])
+        return soft.scatter_(1, others[:, None], both[:, None])
+    except (RuntimeError, IndexError) as error:
+        # The CPU refuses classes that do not exist; an accelerator does so at its own time.
+        low, high = min(int(own.min()), int(others.min())), max(int(own.max()), int(others.max()))
+        if low >= 0 and high < num_classes:
+            raise
+        message = f"targets: class indices go from {low} to {high}, expected 0 to {num_classes - 1}"
+        raise UserError(message) from error

@@ -136,8 +136,9 @@ def _fill(images: Tensor, mix: Mix) -> Tensor:
         raise UserError(
             f"fill: got {len(mix.fill)} values for pictures of {channels} channels, expected 1 or {channels}"
         )
-    values = torch.tensor(mix.fill, dtype=images.dtype).to(images.device, non_blocking=True)
-    return values.view(1, -1, 1, 1)
+    values = torch.tensor(mix.fill, dtype=torch.float64)
+    values = values if images.is_floating_point() else values.round()
+    return values.to(images.dtype).to(images.device, non_blocking=True).view(1, -1, 1, 1)
 
 
 def _choose(mix: Mix, pasted: Tensor, images: Tensor, out: Tensor | None) -> Tensor:

@@ -137,7 +137,8 @@ def _verdict(data: DataView) -> dict[str, str]:
 
 def _cards(data: DataView) -> Iterator[dict[str, str]]:
     splits = ", ".join(f"{name or 'no split'} {count:,}" for name, count in data.splits.items())
-    size = f"{data.num_bytes / 2**20:,.1f} MiB in files" if data.num_bytes else "in memory"
+    amount = f"{data.num_bytes / 2**20:,.1f} MiB" if data.num_bytes >= 2**20 else f"{data.num_bytes / 2**10:,.1f} KiB"
+    size = f"{amount} in files" if data.num_bytes else "in memory"
     yield {"name": "Pictures", "value": f"{data.num_pictures:,}", "note": f"{splits}; {size}"}
     classes = "several labels a picture" if data.multi_label else "one label a picture" if data.classes else "no labels"
     yield {"name": "Classes", "value": f"{len(data.classes):,}", "note": classes}

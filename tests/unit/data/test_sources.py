@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import miniatures
 
 from partwise.config import UserError
 from partwise.data.sources import SOURCES, SourceSpec, open_source, parse_source, source_class
-from tests import miniatures
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,9 @@ def test_parts(text: str, spec: SourceSpec) -> None:
 @given(
     kind=st.sampled_from(sorted(SOURCES)),
     path=st.text(st.characters(exclude_characters="?"), max_size=20),
-    options=st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.from_regex(r"[\w.:/+-]{1,8}", fullmatch=True)),
+    options=st.dictionaries(
+        st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.from_regex(r"[\w.:/+-]{1,8}", fullmatch=True)
+    ),
 )
 def test_parts_come_back(kind: str, path: str, options: dict[str, str]) -> None:
     query = "?" + "&".join(f"{key}={value}" for key, value in options.items()) if options else ""

@@ -117,8 +117,9 @@ def test_symmetric_beta_follows_the_beta_law(alpha: float) -> None:
 def test_symmetric_beta_survives_the_ends() -> None:
     ends = torch.tensor([[0.0, 0.0, 1 - 2**-24, 1 - 2**-24, 0.5], [0.0, 0.5, 0.0, 0.25, 0.25]])
     for alpha in (0.001, 0.01, 0.3, 3.0, 1000.0):
-        drawn = symmetric_beta(alpha, ends)
-        assert ((drawn >= 0.0) & (drawn <= 1.0)).all()
+        for uniforms in (ends, torch.rand(2, MANY, generator=seeded())):
+            drawn = symmetric_beta(alpha, uniforms)
+            assert ((drawn >= 0.0) & (drawn <= 1.0)).all()
 
 
 @pytest.mark.parametrize("draw", [draw_cutmix, draw_mixup, draw_resizemix])

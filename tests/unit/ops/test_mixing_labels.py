@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.data.mixup import mixup_target
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -56,6 +57,12 @@ def test_class_indices_and_rows(draw, smoothing: float) -> None:
         assert mixed.dtype == torch.float32
         torch.testing.assert_close(mixed, one_by_one(rows, mix, smoothing, 1 / K))
         torch.testing.assert_close(mixed.sum(1), torch.ones(8))
+
+
+def test_timm_agrees_on_smoothed_targets() -> None:
+    mix = draw_mixup(8, 4, 4, partner="flip", generator=seeded())
+    want = mixup_target(indices(), K, mix.lam[:, None], smoothing=0.1)
+    torch.testing.assert_close(mix_targets(indices(), mix, num_classes=K, smoothing=0.1), want)
 
 
 def test_multi_hot_is_smoothed_towards_a_half() -> None:

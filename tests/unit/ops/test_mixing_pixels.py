@@ -194,7 +194,9 @@ def test_gradients_reach_both_sources(monkeypatch) -> None:
 def test_fill_is_per_channel_and_checked() -> None:
     images = pictures(4, 10, 10)
     mix = drawn("cutout", 4, 10, 10, fill=(0.1, 0.2, 0.3))
-    assert_follows_the_definition(apply_mix(images, mix).double().float(), images, replace(mix), images)
+    assert_follows_the_definition(apply_mix(images, mix), images, mix, images)
+    bytes_ = apply_mix(torch.zeros(4, 3, 10, 10, dtype=torch.uint8), replace(mix, fill=(123.675,)))
+    assert bytes_.max() == 124
     with pytest.raises(UserError, match="2 values for pictures of 3 channels"):
         apply_mix(images, replace(mix, fill=(0.1, 0.2)))
 

@@ -168,9 +168,9 @@ def demo() -> CutMixRecipe:
     return CutMixRecipe(
         recipe="cutmix/demo",
         data=DataFields(source="creatures:?size=64&train=6000&val=500&test=1000", size=64),
-        model=ModelFields(backbone="resnet20"),
-        optim=OptimFields(lr=0.4, weight_decay=5e-4, schedule="one_cycle", peak=0.25),
-        train=TrainFields(epochs=12, batch_size=128),
+        model=ModelFields(backbone="cifar-resnet", arguments={"depth": 14, "stem_stride": 2}),
+        optim=OptimFields(lr=0.2, weight_decay=5e-4, schedule="one_cycle", peak=0.25),
+        train=TrainFields(epochs=10, batch_size=64),
         evaluate=EvaluateFields(suites=("classification", "localization")),
     )
 
