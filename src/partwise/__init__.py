@@ -22,6 +22,7 @@ _NAMES = {
     "Cutout": "partwise.ops.mix_transforms",
     "ResizeMix": "partwise.ops.mix_transforms",
     "cutmix": "partwise.ops.mixing",
+    "cam": "partwise.ops.cam",
     "grad_cam": "partwise.ops.cam",
     "ops": "partwise.ops",
 }
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from partwise.api import predict as predict
     from partwise.api import train as train
     from partwise.data.sources import open_source as open_source
+    from partwise.ops.cam import cam as cam
     from partwise.ops.cam import grad_cam as grad_cam
     from partwise.ops.mix_transforms import CutMix as CutMix
     from partwise.ops.mix_transforms import Cutout as Cutout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ BATCH = 64
 
 
 def find_pictures(paths: list[Path]) -> list[tuple[Path, str]]:
-    """Every picture file below the paths with the name it is reported under, sorted, each once."""
+    """Every picture file below the paths, each once, with the name it is reported under: short, or its path where two share one."""
     found: dict[Path, str] = {}
     for path in paths:
         if path.is_dir():
@@ -31,17 +33,33 @@ def find_pictures(paths: list[Path]) -> list[tuple[Path, str]]:
             found[path] = path.name
         else:
             raise UserError(f"{path}: there is no such file or folder")
-    return list(found.items())
+    times = Counter(found.values())
+    return [(path, path.as_posix() if times[name] > 1 else name) for path, name in found.items()]
+
+
+def flat_names(names: Iterable[str]) -> dict[str, str]:
+    """Names with folders in them -> names of files in one folder, each its own."""
+    flat: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        stem = chosen = name.replace("/", "_")
+        number = 2
+        while chosen in taken:
+            chosen, number = f"{stem}-{number}", number + 1
+        taken.add(chosen)
+        flat[name] = f"{chosen}.png"
+    return flat
 
 
 def predict_files(trained: TrainedRun, paths: list[Path], out: Path, progress: Progress) -> tuple[int, dict[str, str]]:
     """Predict every picture below `paths`; returns how many, and the files set aside with reasons."""
     files = find_pictures(paths)
     (out / "pictures").mkdir(parents=True, exist_ok=True)
+    drawn = {name: out / "pictures" / flat for name, flat in flat_names(name for _, name in files).items()}
     rows: list[dict[str, str | float]] = []
     faults: dict[str, str] = {}
     for start in range(0, len(files), BATCH):
-        rows += _predict_batch(trained, files[start : start + BATCH], out, faults)
+        rows += _predict_batch(trained, files[start : start + BATCH], drawn, faults)
         progress.update("predict", min(start + BATCH, len(files)), len(files))
     write_rows(out / "predictions.csv", rows)
     for file, reason in faults.items():
@@ -50,7 +68,7 @@ def predict_files(trained: TrainedRun, paths: list[Path], out: Path, progress: P
 
 
 def _predict_batch(
-    trained: TrainedRun, files: list[tuple[Path, str]], out: Path, faults: dict[str, str]
+    trained: TrainedRun, files: list[tuple[Path, str]], drawn: dict[str, Path], faults: dict[str, str]
 ) -> list[dict[str, str | float]]:
     fields = trained.recipe.data
     size, resize = fields.size, fields.resize or fields.size
@@ -77,5 +95,5 @@ def _predict_batch(
         window = unplace_boxes(torch.tensor([[0.0, 0.0, size, size]]), placement, size)[0].tolist()
         corners: Box = (window[0], window[1], window[2], window[3])
         shown = located_picture(image.permute(1, 2, 0).numpy(), prediction.heatmap, corners, box)
-        Image.fromarray(shown).save(out / "pictures" / f"{name.replace('/', '_')}.png")
+        Image.fromarray(shown).save(drawn[name])
     return rows

@@ -128,10 +128,13 @@ def test_two_pictures_of_one_name_are_both_kept(place: Place) -> None:
     place.run()
     for seed, name in enumerate(("a/x.png", "b/x.png", "a_x.png", "a/x.jpg")):
         write_picture(place.root / "mine" / name, seed)
-    words = ["predict", "run", "mine/a/x.png", "mine/b/x.png", "mine", "--out", "found", "--quiet"]
-    assert cli._status(words, False) == 0
-    rows = read_rows(place.root / "found")
-    assert len(rows) == len({row["file"] for row in rows}) == len(list((place.root / "found/pictures").iterdir())) == 4
+    for number, paths in enumerate(
+        (["mine/a/x.png", "mine/b/x.png", "mine/a_x.png"], ["mine"], ["mine/a", "mine/b", "mine"])
+    ):
+        out = place.root / f"found{number}"
+        assert cli._status(["predict", "run", *paths, "--out", str(out), "--quiet"], False) == 0
+        names = [row["file"] for row in read_rows(out)]
+        assert len(names) == len(set(names)) == len(list((out / "pictures").iterdir())) == (4 if number else 3)
 
 
 def test_data_finds_what_training_would_stumble_over(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

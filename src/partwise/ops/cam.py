@@ -27,6 +27,24 @@ def class_maps(features: Float[Tensor, "b d h w"], weight: Float[Tensor, "k d"])
     return torch.einsum("bdhw,kd->bkhw", features, weight)
 
 
+def cam(model: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k gh gw"]:
+    """Plain class activation maps of all classes, raw, in one pass through a classifier that can be asked for its parts.
+
+    That is a model with timm's `forward_features` and `get_classifier` (global average pooling and one linear layer), in
+    the mode it is in. Raises ValueError for any other, for which `grad_cam` with a layer gives maps.
+    """
+    if not hasattr(model, "forward_features") or not hasattr(model, "get_classifier"):
+        raise ValueError(
+            f"cam: {type(model).__name__} has no forward_features and get_classifier; use grad_cam with a layer"
+        )
+    features, classifier = model.forward_features(images), model.get_classifier()
+    if not isinstance(classifier, nn.Linear) or features.ndim != 4 or features.shape[1] != classifier.in_features:
+        raise ValueError(
+            f"cam: {type(model).__name__} does not pool one map into one linear layer; use grad_cam with a layer"
+        )
+    return class_maps(features, classifier.weight)
+
+
 def grad_cam(
     model: nn.Module,
     images: Float[Tensor, "b c h w"],

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from partwise.ops.cam import cam as cam_of
 from partwise.ops.cam import class_maps, grad_cam, multi_scale, normalise, upsample
 
 
@@ -225,3 +226,19 @@ def test_gradients_reach_the_pictures(model: Small) -> None:
     maps = multi_scale(lambda x: class_maps(model.features(x), model.head.weight), pictures, scales=(1.0, 1.5))
     normalise(maps)[:, 1].sum().backward()
     assert pictures.grad is not None and pictures.grad.abs().sum() > 0
+
+
+def test_plain_maps_of_a_timm_network_average_to_its_logits() -> None:
+    import timm
+
+    model = timm.create_model("resnet10t", num_classes=5).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        maps = cam_of(model, images)
+        assert maps.shape == (2, 5, 2, 2)
+        torch.testing.assert_close(maps.mean((2, 3)) + model.get_classifier().bias, model(images))
+
+
+def test_plain_maps_refuse_a_network_without_parts() -> None:
+    with pytest.raises(ValueError, match="use grad_cam"):
+        cam_of(nn.Conv2d(3, 4, 1), torch.rand(1, 3, 8, 8))
