@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import REPOSITORY, write_result
 
 from partwise import api
 from partwise.methods.recipes import resolve
 from partwise.run import RunFolder
+from record import REPOSITORY, write_result
 
 RECIPE = "cutmix/cifar10-resnet20"
 ARMS = {"cutmix": [], "none": ["method.mix=none"]}

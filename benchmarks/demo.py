@@ -12,9 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from record import write_result
-
 from partwise.run import RunFolder
+from record import write_result
 
 
 def main() -> None:

@@ -137,6 +137,8 @@ def _run(recipe: Recipe, folder: RunFolder, *, fresh: bool, quiet: bool) -> Path
         else:
             proceed = False
         if not runtime.agree(proceed):
+            if runtime.leads and not folder.report.exists():  # killed between the last number and the page
+                write_page([folder.path])
             progress.say(f"{folder.path} is finished; --fresh starts anew")
             return folder.path
         stack.enter_context(catch_signals(runtime.interruption))

@@ -21,7 +21,7 @@ BATCH = 64
 
 
 def find_pictures(paths: list[Path]) -> list[tuple[Path, str]]:
-    """Every picture file below the paths, each once, with the name it is reported under: short, or its path where two share one."""
+    """Every picture file below the paths, each once, with the name it is reported under: its path where two share one."""
     found: dict[Path, str] = {}
     for path in paths:
         if path.is_dir():

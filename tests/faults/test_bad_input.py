@@ -143,6 +143,13 @@ def _(place: Place) -> list[str]:
     return train(source=place.table("files/gone.png,cat,train,,"))
 
 
+@bad("label that no class has", "train/00008 has label 99; expected 0 to 9")
+def _(place: Place) -> list[str]:
+    small = cifar10_binary(place.root / "cifar")
+    small.torn.write_bytes(bytes([99]) + small.torn.read_bytes()[1:])
+    return train(source=small.source)
+
+
 @bad("row without a label", "files/more.png: no label", "data.on_fault=skip")
 def _(place: Place) -> list[str]:
     write_picture(place.root / "files/more.png", 1)

@@ -156,7 +156,6 @@ def start(fields: TrainFields) -> Runtime:
 def finish(runtime: Runtime) -> None:
     """End the process group; without this a process under `torchrun` aborts at exit."""
     if dist.is_available() and dist.is_initialized() and runtime.share.world > 1:
-        dist.barrier()
         dist.destroy_process_group()
 
 

@@ -71,5 +71,8 @@ def load_trained(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
     method = find_method(recipe.method_name)(bare, known)
     method.load(saved.networks)
     method.to(torch.device(device))
+    if recipe.train.channels_last:  # the layout it was trained in: the same sums in the same order
+        for network in method.networks().values():
+            network.to(memory_format=torch.channels_last)
     method.eval()
     return TrainedRun(folder, recipe, method)

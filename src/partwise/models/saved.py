@@ -102,11 +102,13 @@ def save_networks(
     A name in `networks` becomes the prefix of its tensors and needs a spec of the same name.
     """
     assert networks.keys() == specs.keys(), (sorted(networks), sorted(specs))
-    assert HEADER not in metadata and not any("." in name or not name for name in networks)
+    assert not any("." in name or not name for name in networks)
     for name, spec in specs.items():
         check_plain(spec.arguments, where=name)
     rows = {name: {"name": spec.name, "arguments": spec.arguments} for name, spec in specs.items()}
-    header = {**metadata, HEADER: json.dumps({"format": FORMAT, "networks": rows}, sort_keys=True)}
+    # One entry: safetensors writes several in an order of its own each time, and equal networks shall be equal files.
+    content = {"format": FORMAT, "networks": rows, "about": dict(metadata)}
+    header = {HEADER: json.dumps(content, sort_keys=True)}
     with replacing(path) as temporary:
         save_file(gather_tensors(networks), temporary, metadata=header)
 
@@ -156,7 +158,7 @@ def load_networks(path: Path) -> SavedNetworks:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({first_line(error)})") from error
-    specs = read_specs(path, header)
+    specs, about = read_header(path, header)
     networks = {}
     for name, spec in specs.items():
         prefix = f"{name}."
@@ -164,17 +166,18 @@ def load_networks(path: Path) -> SavedNetworks:
         networks[name] = rebuild(path, name, spec, own)
     if tensors:
         raise UserError(f"{path}: holds {len(tensors)} tensors of no network, first {next(iter(tensors))!r}")
-    return SavedNetworks(networks, specs, {key: value for key, value in header.items() if key != HEADER})
+    return SavedNetworks(networks, specs, about)
 
 
-def read_specs(path: Path, header: Mapping[str, str]) -> dict[str, NetworkSpec]:
-    """What rebuilds each network, from the file's header; UserError where it is not one of ours."""
+def read_header(path: Path, header: Mapping[str, str]) -> tuple[dict[str, NetworkSpec], dict[str, str]]:
+    """What rebuilds each network, and the text beside them; UserError where the header is not one of ours."""
     if HEADER not in header:
         raise UserError(f"{path}: not written by partwise (its header does not say which networks it holds)")
     try:
         content = json.loads(header[HEADER])
         version, rows = content["format"], content["networks"]
         specs = {str(name): NetworkSpec(row["name"], row["arguments"]) for name, row in rows.items()}
+        about = {str(key): str(value) for key, value in content.get("about", {}).items()}
         sound = all(isinstance(spec.name, str) and isinstance(spec.arguments, dict) for spec in specs.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its header is damaged ({first_line(error)})") from error
@@ -184,7 +187,7 @@ def read_specs(path: Path, header: Mapping[str, str]) -> dict[str, NetworkSpec]:
         )
     if not sound:
         raise UserError(f"{path}: its header is damaged (a network without name or arguments)")
-    return specs
+    return specs, about
 
 
 def rebuild(path: Path, name: str, spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> nn.Module:

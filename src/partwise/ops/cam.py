@@ -7,7 +7,7 @@ and layer. Not for boxes or masks from maps (localize.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +33,13 @@ def cam(model: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 
     That is a model with timm's `forward_features` and `get_classifier` (global average pooling and one linear layer), in
     the mode it is in. Raises ValueError for any other, for which `grad_cam` with a layer gives maps.
     """
-    if not hasattr(model, "forward_features") or not hasattr(model, "get_classifier"):
+    extract: Any = getattr(model, "forward_features", None)
+    find_classifier: Any = getattr(model, "get_classifier", None)
+    if extract is None or find_classifier is None:
         raise ValueError(
             f"cam: {type(model).__name__} has no forward_features and get_classifier; use grad_cam with a layer"
         )
-    features, classifier = model.forward_features(images), model.get_classifier()
+    features, classifier = extract(images), find_classifier()
     if not isinstance(classifier, nn.Linear) or features.ndim != 4 or features.shape[1] != classifier.in_features:
         raise ValueError(
             f"cam: {type(model).__name__} does not pool one map into one linear layer; use grad_cam with a layer"

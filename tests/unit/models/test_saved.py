@@ -51,6 +51,14 @@ def test_several_networks_and_text(path: Path) -> None:
     assert not torch.equal(tensors["student.fc.weight"], tensors["teacher.fc.weight"])
 
 
+def test_equal_networks_are_equal_files(path: Path, tmp_path: Path) -> None:
+    found = load_networks(path)
+    for number in range(8):
+        about = {"recipe": "cutmix/smoke", "method": "cutmix", "facts": "{}"}
+        save_networks(tmp_path / f"{number}.safetensors", found.networks, found.specs, about)
+    assert len({(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}) == 1
+
+
 def test_shared_and_strided_tensors_are_written(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_network(SPEC).to(memory_format=torch.channels_last)

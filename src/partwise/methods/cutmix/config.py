@@ -220,7 +220,7 @@ def cifar100_resnet110() -> CutMixRecipe:
 
 @BOOK.add("cutmix/cifar100-pyramidnet110")
 def cifar100_pyramidnet110() -> CutMixRecipe:
-    """The paper's PyramidNet-110 (alpha 64, bottleneck) on CIFAR-100, with the rate and p of PyramidNet-200: its own are not stated.
+    """The paper's PyramidNet-110 (alpha 64, bottleneck) on CIFAR-100; its rate and p are not stated: PyramidNet-200's.
 
     partwise train cutmix/cifar100-pyramidnet110 --data cifar100:PATH
     """
