@@ -15,8 +15,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from partwise import api
 from partwise.methods.recipes import resolve
 from partwise.run import RunFolder
@@ -73,6 +71,7 @@ def measured(folder: RunFolder) -> dict[str, Any]:
         "train_seconds": stage["seconds"],
         "images_per_second": stage["images_per_second"],
         "load_average": os.getloadavg()[0],
+        "threads_of_run": folder.read_environment()["threads"],
         "precision": folder.read_environment()["precision"],
         "commit_of_run": folder.read_environment()["commit"],
     }
@@ -93,5 +92,4 @@ def table(epochs: float) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(os.cpu_count() or 1)
     main()

@@ -92,7 +92,9 @@ class DataFields(Section):
         0, description="seed of the splits; apart from train.seed, so that seeds share their splits"
     )
     folds: int = Field(0, ge=0, description="cross-validation: number of folds; 0: the source's own split")
-    fold: int = Field(0, ge=0, description="which fold is the test split")
+    fold: int = Field(
+        0, ge=0, description="which fold is left out: the test split, or `val` where the source has its own test split"
+    )
     on_fault: Literal["stop", "skip"] = Field(
         "stop", description="a picture that cannot be read: stop, or set it aside and count it"
     )

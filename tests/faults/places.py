@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -30,6 +31,8 @@ def contents(folder: Path) -> dict[str, str]:
     """Every file below a folder with a hash of its bytes; locks, which every command may take, left out."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        if os.access(path, os.R_OK)
+        else "closed"
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }

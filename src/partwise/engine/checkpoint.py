@@ -73,6 +73,8 @@ def read_state(path: Path) -> State | None:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["partwise"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+        if not isinstance(facts, dict) or "stage" not in facts:
+            raise ValueError("it names no stage")
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise UserError(f"{path}: is no whole checkpoint of partwise ({error}); --fresh starts the run anew") from None
     return State(tensors, facts)

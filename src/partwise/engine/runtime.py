@@ -77,6 +77,8 @@ class Runtime:
 
     def gather_rows(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """`gather` for every tensor of a mapping; all processes hold the same names, or nothing."""
+        if self.share.world == 1:
+            return rows
         names: list[Any] = [None] * self.share.world
         dist.all_gather_object(names, {name: (rows[name].dtype, rows[name].shape[1:]) for name in rows})
         known: dict[str, Any] = next((entry for entry in names if entry), {})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from partwise.config import Recipe, UserError, check_together, override, split_setting
+
+LONGEST_NAME = 120
+"""Characters of an arm's name; with seed, fold and a temporary file's ending it stays below the 255 of most file systems."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,10 @@ def parse_grid(grid: Sequence[str]) -> dict[str, list[str]]:
     """`["a.b=1,2", "c=x,y"]` -> field -> values as text. Commas inside brackets do not separate."""
     axes: dict[str, list[str]] = {}
     for text in grid:
-        name, values = split_setting(text)
+        try:
+            name, values = split_setting(text)
+        except UserError:
+            raise UserError(f"--grid {text}: expected FIELD=VALUE,VALUE,...") from None
         if name in axes:
             raise UserError(f"--grid {text}: {name} is given twice")
         axes[name] = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", values) if value.strip()]
@@ -36,13 +43,25 @@ def parse_grid(grid: Sequence[str]) -> dict[str, list[str]]:
     return axes
 
 
+def arm_name(settings: Sequence[str], taken: Collection[str]) -> str:
+    """`["a.b=c"]` as the name of a folder on any file system, unlike those `taken` (on some, capitals are no difference).
+
+    What had to be cut, or would meet another name, ends with a hash of the settings.
+    """
+    pairs = [setting.partition("=")[::2] for setting in settings]
+    words = "_".join(f"{name.split('.')[-1]}-{value}" for name, value in pairs) or "recipe"
+    safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", words)
+    if len(safe) > LONGEST_NAME or safe.lower() in {name.lower() for name in taken}:
+        safe = f"{safe[:LONGEST_NAME]}-{hashlib.blake2b(' '.join(settings).encode(), digest_size=4).hexdigest()}"
+    return safe
+
+
 def cells(axes: Mapping[str, Sequence[str]], *, seeds: int, first_seed: int, folds: int) -> list[Cell]:
     """Every combination of the axes with every seed and fold, in order."""
-    made = []
+    made: list[Cell] = []
     for values in itertools.product(*axes.values()):
         arm_settings = tuple(f"{name}={value}" for name, value in zip(axes, values, strict=True))
-        arm = "_".join(f"{name.split('.')[-1]}-{value}" for name, value in zip(axes, values, strict=True)) or "recipe"
-        arm = re.sub(r"[^A-Za-z0-9._+-]+", "-", arm)
+        arm = arm_name(arm_settings, {cell.arm for cell in made})
         for seed, fold in itertools.product(range(seeds), range(max(folds, 1))):
             settings, name = list(arm_settings), arm
             settings.append(f"train.seed={first_seed + seed}")
@@ -81,7 +100,7 @@ def summarise(
         names = dict.fromkeys(name for cell in own for name in summaries[cell.name].get("metrics", {}))
         metrics = {}
         for name in names:
-            values = [summaries[cell.name]["metrics"].get(name) for cell in own]
+            values = [summaries[cell.name].get("metrics", {}).get(name) for cell in own]
             known = [value for value in values if value is not None]
             if known:
                 spread = statistics.stdev(known) if len(known) > 1 else 0.0

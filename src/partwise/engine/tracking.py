@@ -60,10 +60,9 @@ class Progress:
         if self.quiet or (now - self._last < (0.1 if terminal else PLAIN_SECONDS) and done < total):
             return
         self._last = now
-        pieces = [f"{what} {done:,}/{total:,} ({done / max(total, 1):.0%})", rate, facts]
-        if left is not None and done < total:
-            pieces.append(f"{duration(left)} left")
-        pieces.append(memory())
+        remaining = f"{duration(left)} left" if left is not None and done < total else ""
+        # The rest last: a narrow terminal cuts it off.
+        pieces = [f"{what} {done:,}/{total:,} ({done / max(total, 1):.0%})", rate, remaining, memory(), facts]
         line = "  ".join(piece for piece in pieces if piece)
         if not terminal:
             self.console.print(Text(line))

@@ -155,7 +155,11 @@ def test_evaluation_on_schedule_keeps_the_best(tmp_path: Path) -> None:
     job.evaluate = lambda: {"classification/top1": next(values)}
     run_stages([Plain(job)], job)
     lines = [line for line in job.folder.read_metrics() if line["kind"] == "evaluation"]
-    assert [(line["step"], line["metrics"]["classification/top1"]) for line in lines] == [(8, 0.2), (16, 0.9), (24, 0.5)]
+    assert [(line["step"], line["metrics"]["classification/top1"]) for line in lines] == [
+        (8, 0.2),
+        (16, 0.9),
+        (24, 0.5),
+    ]
     assert (job.folder.checkpoints / "best.safetensors").exists()
     from partwise.engine.checkpoint import read_state
 

@@ -68,7 +68,9 @@ class Regression(nn.Module):
 class Plain(TrainStage):
     """One loss a batch, dropout and batch norm included."""
 
-    def __init__(self, job: Job, name: str = "plain", *, parts: int = 1, ema: float | None = None, poison: int = -1) -> None:
+    def __init__(
+        self, job: Job, name: str = "plain", *, parts: int = 1, ema: float | None = None, poison: int = -1
+    ) -> None:
         self.name, self.job, self.parts, self.ema, self.poison = name, job, parts, ema, poison
         self.steps, self.steps_per_epoch = STEPS, 8
         self.network = nn.Identity()

@@ -1,0 +1,228 @@
+"""The tables of README.md and docs/results.md, written between their `<!-- results -->` marks from `results/*.json`.
+
+    python benchmarks/tables.py           (writes both pages)
+    python benchmarks/tables.py --check   (writes nothing; exit status 1 where a page is not up to date)
+
+A number that is in no JSON cannot come into a table. What is shown of which file is said in ROWS and COMPARED; a file that
+neither names is listed with the command that made it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from partwise.methods.recipes import find_recipe
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = {"README.md": "results", "docs/results.md": "../results"}
+"""Page -> the way from it to the results."""
+MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+CIFAR10 = r"cifar10_resnet20_(?P<arm>[a-z]+)_(?P<epochs>[\d.]+)ep_seed\d+"
+CIFAR10_EPOCHS = f"{find_recipe('cutmix/cifar10-resnet20')[0].train.epochs:g}"
+ASKED_OF_CIFAR10 = {"arm": "cutmix", "epochs": CIFAR10_EPOCHS}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number: `files` matches names of results, of which all with equal groups (the seeds of an arm) make one row.
+
+    `title` may name the groups, `path` leads into the file's `values`, `form` writes the number. `least` or `most` is what
+    was asked, of the rows whose groups are those in `asked_of`.
+    """
+
+    files: str
+    title: str
+    path: tuple[str, ...]
+    form: str
+    least: float | None = None
+    most: float | None = None
+    asked_of: Mapping[str, str] | None = None
+
+
+TOP1 = ("metrics", "classification/top1")
+CIFAR10_TITLE = "CIFAR-10, ResNet-20, mix {arm}, {epochs} epochs"
+CREATURES = "worlds_creatures"
+ROWS = (
+    Row("demo", "`make demo`: `classification/top1`, creatures test split", TOP1, "{:.3f}", least=0.9),
+    Row("demo", "`make demo`, set-up aside: seconds", ("seconds",), "{:.0f}", most=240),
+    Row(
+        CIFAR10,
+        f"{CIFAR10_TITLE}: `classification/top1`, last weights",
+        TOP1,
+        "{:.4f}",
+        least=0.86,
+        asked_of=ASKED_OF_CIFAR10,
+    ),
+    Row(
+        CIFAR10,
+        f"{CIFAR10_TITLE}: seconds of training",
+        ("train_seconds",),
+        "{:.0f}",
+        most=1200,
+        asked_of=ASKED_OF_CIFAR10,
+    ),
+    Row(
+        CREATURES, "Creatures, 64 px, one core: pictures a second", ("images_64px", "per_second"), "{:.0f}", least=1000
+    ),
+    Row(CREATURES, "Creatures: a small plain network", ("plain_network",), "{:.3f}"),
+    Row(CREATURES, "Creatures: colour histogram alone", ("probes", "colour_histogram"), "{:.3f}"),
+    Row(CREATURES, "Creatures: ground alone", ("probes", "ground_alone"), "{:.3f}"),
+    Row(CREATURES, "Creatures: size and position alone", ("probes", "box_alone"), "{:.3f}"),
+)
+
+COMPARED = {"mixing": "CutMix", "training": "Training"}
+"""Results that hold comparisons of their own, each a mapping with `asked`, and what to call them."""
+RATIOS = ("speed_up", "ratio", "share", "value")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row as it is shown: the number, what was asked and whether it was met, and the files it stands in."""
+
+    title: str
+    measured: str
+    asked: str
+    met: str
+    files: tuple[str, ...]
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """Name -> content of every file in `results/`, in order of name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((REPOSITORY / "results").glob("*.json"))}
+
+
+def lines(results: Mapping[str, Mapping[str, Any]]) -> list[Line]:
+    """Every row that there are numbers for, in the order of ROWS, then the comparisons."""
+    made = [line for row in ROWS for line in lines_of(row, results)]
+    for name, title in COMPARED.items():
+        if name in results:
+            made += [comparison(title, name, *found) for found in comparisons(results[name]["values"])]
+    return made
+
+
+def lines_of(row: Row, results: Mapping[str, Mapping[str, Any]]) -> list[Line]:
+    """One line for each set of files with equal groups."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name in results:
+        if match := re.fullmatch(row.files, name):
+            groups.setdefault(tuple(sorted(match.groupdict().items())), []).append(name)
+    made = []
+    for group, names in sorted(groups.items()):
+        values = [found for name in names if (found := at(results[name]["values"], row.path)) is not None]
+        if not values:
+            continue
+        facts = dict(group)
+        asked = row.asked_of is None or facts == row.asked_of
+        shown = row.form.format(statistics.median(values))
+        if len(values) > 1:
+            shown = f"median {shown} of " + ", ".join(row.form.format(value) for value in values)
+        verdict = judged(statistics.median(values), row.least if asked else None, row.most if asked else None)
+        made.append(Line(row.title.format(**facts), shown, *verdict, tuple(names)))
+    return made
+
+
+def at(values: Any, path: tuple[str, ...]) -> float | None:
+    """The number at the end of a path of keys, or None."""
+    for key in path:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values if isinstance(values, (int, float)) else None
+
+
+def judged(value: float, least: float | None, most: float | None) -> tuple[str, str]:
+    """(what was asked, whether it was met), empty where nothing was."""
+    if least is not None:
+        return f"at least {least:g}", "yes" if value >= least else "no"
+    if most is not None:
+        return f"at most {most:g}", "yes" if value <= most else "no"
+    return "", ""
+
+
+def comparisons(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Every mapping below `values` that says what was `asked`, with the keys that lead there."""
+    if not isinstance(values, Mapping):
+        return
+    if "asked" in values and any(key in values for key in RATIOS):
+        yield path, values
+        return
+    for key, inner in values.items():
+        yield from comparisons(inner, (*path, key))
+
+
+def comparison(title: str, name: str, path: tuple[str, ...], found: Mapping[str, Any]) -> Line:
+    """A comparison that a benchmark made itself."""
+    key = next(key for key in RATIOS if key in found)
+    words = ", ".join(part for part in path if part != "compared")
+    rival = f" ({found['ours']} : {found['theirs']})" if {"ours", "theirs"} <= set(found) else ""
+    unit = {"speed_up": "times as fast"}.get(key, key)
+    asked, met = judged(float(found[key]), float(found["asked"]), None)
+    return Line(f"{title}, {words}{rival}: {unit}", f"{found[key]:.2f}", asked, met, (name,))
+
+
+def links(names: tuple[str, ...], way: str) -> str:
+    """The files of a line; of several, each by its seed."""
+    if len(names) == 1:
+        return f"[{names[0]}]({way}/{names[0]}.json)"
+    return ", ".join(f"[{name.rpartition('_')[2]}]({way}/{name}.json)" for name in names)
+
+
+def table(made: list[Line], way: str) -> str:
+    """The rows as Markdown."""
+    head = ["| What | Measured | Asked | Met | File |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join(
+        head + [f"| {m.title} | {m.measured} | {m.asked} | {m.met} | {links(m.files, way)} |" for m in made]
+    )
+
+
+def origins(results: Mapping[str, Mapping[str, Any]], way: str) -> str:
+    """How each file was made: command, commit (`+`: with changes), date, hardware and threads."""
+    rows = ["| File | Made by | Commit | Date | On |", "| --- | --- | --- | --- | --- |"]
+    for name, result in results.items():
+        commit = f"{result['commit'][:12]}{'+' if result['dirty'] else ''}"
+        machine = result["hardware"]
+        where = machine["accelerator"] or f"{machine['cpu']}, {machine['cores']} cores"
+        rows.append(
+            f"| [{name}]({way}/{name}.json) | `{result['command']}` | {commit} | {result['date']} | "
+            f"{where}, {result['threads']} threads, torch {result['versions']['torch']} |"
+        )
+    return "\n".join(rows)
+
+
+def rendered(page: str, text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The text of a page with its table made anew: README shows what was asked for, docs/results.md everything."""
+    way, made = PAGES[page], lines(results)
+    if page == "README.md":
+        block = table([line for line in made if line.asked], way)
+    else:
+        block = f"{table(made, way)}\n\n## How they were made\n\n{origins(results, way)}"
+    assert MARKED.search(text), f"{page} has no <!-- results --> ... <!-- /results -->"
+    return MARKED.sub(lambda match: f"{match[1]}{block}\n{match[2]}", text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is not up to date")
+    options = parser.parse_args()
+    results = read_results()
+    stale = []
+    for page in PAGES:
+        text = (REPOSITORY / page).read_text()
+        new = rendered(page, text, results)
+        if new != text:
+            stale.append(page)
+            if not options.check:
+                (REPOSITORY / page).write_text(new)
+    print(f"{'not up to date' if options.check else 'written'}: {', '.join(stale)}" if stale else "up to date")
+    sys.exit(1 if options.check and stale else 0)
+
+
+if __name__ == "__main__":
+    main()
