@@ -160,11 +160,12 @@ def comparisons(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple
 def comparison(title: str, name: str, path: tuple[str, ...], found: Mapping[str, Any]) -> Line:
     """A comparison that a benchmark made itself."""
     key = next(key for key in RATIOS if key in found)
-    words = ", ".join(part for part in path if part != "compared")
-    rival = f" ({found['ours']} : {found['theirs']})" if {"ours", "theirs"} <= set(found) else ""
+    words = [part for part in path if part != "compared"]
+    if {"ours", "theirs"} <= set(found):
+        words[-1:] = [f"{found['ours']} against {found['theirs']}"]
     unit = {"speed_up": "times as fast"}.get(key, key)
     asked, met = judged(float(found[key]), float(found["asked"]), None)
-    return Line(f"{title}, {words}{rival}: {unit}", f"{found[key]:.2f}", asked, met, (name,))
+    return Line(f"{title}, {', '.join(words)}: {unit}", f"{found[key]:.2f}", asked, met, (name,))
 
 
 def links(names: tuple[str, ...], way: str) -> str:

@@ -151,7 +151,7 @@ class TrainFields(Section):
         128, ge=1, description="pictures an optimiser step, over all processes and accumulated parts"
     )
     accumulate: int = Field(1, ge=1, description="parts that one step's batch is computed in")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the device computes it fast, else fp32"
     )
     channels_last: bool = True

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from typing import Any
 import yaml
 
 from partwise.config import UserError, did_you_mean
+
+UNFINISHED = re.compile(r"\..+\.(safetensors|json|yaml|html|png|csv)\.\w+\.part")
+"""The temporary files of `write_atomically` for everything that a run folder holds."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -166,10 +170,11 @@ class RunFolder:
         return {folder: patterns for folder, patterns in own.items() if folder not in linked}
 
     def _sweep(self) -> None:
-        """Remove what a process that was killed while it wrote a large file left; only by the holder of the lock."""
-        for folder in (self.path, self.checkpoints, *self.products.glob("*")):
-            for path in folder.glob(".*.safetensors.*.part"):
-                path.unlink(missing_ok=True)
+        """Remove what a process that was killed while it wrote a file left; only by the holder of the lock."""
+        for folder in (self.path, self.checkpoints, self.pictures, *self.products.glob("*")):
+            for path in folder.glob(".*.part"):
+                if UNFINISHED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_atomically(self.summary, to_json(summary))

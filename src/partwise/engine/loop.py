@@ -445,7 +445,7 @@ class _Training:
         if self.average is not None:
             exchange(self.average.module, self.networks)
         for network in self.stage.networks().values():
-            network.eval()
+            network.float().eval()  # after fp64 too: files and evaluations are float32
         if runtime.leads:
             products.write(self.stage.name, "networks", self.stage.leave())
             products.finish(self.stage.name, self._facts() | {"metrics_size": self.job.folder.metrics_size()})

@@ -28,7 +28,7 @@ from torch import Tensor
 from partwise.config import TrainFields, UserError
 from partwise.data.loading import Share
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["64-true", "32-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclass
@@ -106,7 +106,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[Precision, str]
     """The arithmetic for a device and the reason in words. Raises UserError where the device cannot do what was asked."""
     if wanted == "fp16" and device.type == "cpu":
         raise UserError("train.precision = 'fp16': needs a GPU; expected 'auto', 'fp32' or 'bf16' on a CPU")
-    named: dict[str, Precision] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+    named: dict[str, Precision] = {"fp64": "64-true", "fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
     if wanted != "auto":
         return named[wanted], "asked for"
     if device.type == "cuda":

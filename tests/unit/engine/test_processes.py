@@ -1,4 +1,8 @@
-"""Promise 1: two processes give what one gives, on a network with batch norm, CutMix pairs and accumulation."""
+"""Promise 1: two processes give what one gives, on a network with batch norm, CutMix pairs and accumulation.
+
+Rounding is amplified from step to step by any network with ReLUs. So the arithmetic is compared in float64, where the two must
+agree to the last bit of the float32 file, and float32 is held to what rounding alone does to one process.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,22 @@ import torch
 from safetensors.torch import load_file
 
 SETTINGS = [
-    "data.source=creatures:?size=32&classes=4&train=160&val=32&test=32",
+    "data.source=creatures:?size=32&classes=4&train=320&val=32&test=32",
+    "model.backbone=cifar-resnet",
+    "model.arguments.depth=8",
     "train.epochs=4",  # 20 steps
-    "train.batch_size=32",
+    "train.batch_size=64",
     "train.accumulate=2",
     "train.threads=1",
-    "train.precision=fp32",
-    "optim.lr=0.01",  # a rate at which rounding is not amplified, so that the comparison is about the arithmetic
+    "optim.schedule=constant",
+    "optim.lr=0.01",
     "evaluate.suites=[classification]",
+    "evaluate.every=0",
 ]
 
 
 def train(out: Path, *extra: str) -> subprocess.CompletedProcess[str]:
-    words = ["train", "cutmix/smoke", "--out", str(out)]
+    words = ["train", "cutmix/smoke", "--out", str(out), "--quiet"]
     for setting in SETTINGS:
         words += ["--set", setting]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -32,25 +39,36 @@ def train(out: Path, *extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
+def weights(tmp_path: Path, devices: int, precision: str) -> dict[str, torch.Tensor]:
+    out = tmp_path / f"{precision}-{devices}"
+    done = train(out, "--devices", str(devices), "--set", f"train.precision={precision}")
+    assert done.returncode == 0, done.stderr
+    return load_file(out / "model.safetensors")
+
+
+def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """Norm of the difference of all weights over the norm of all weights."""
+    assert first.keys() == second.keys()
+    names = [name for name, tensor in first.items() if tensor.is_floating_point()]
+    apart = sum(float((first[name].double() - second[name].double()).square().sum()) for name in names)
+    return float((apart / sum(float(first[name].double().square().sum()) for name in names)) ** 0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    one, two = train(tmp_path / "one"), train(tmp_path / "two", "--devices", "2")
-    assert one.returncode == 0, one.stderr
-    assert two.returncode == 0, two.stderr
-    single, double = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    assert single.keys() == double.keys()
-    for name, tensor in single.items():
-        if tensor.is_floating_point():
-            difference = (tensor - double[name]).norm() / tensor.norm().clamp_min(1e-12)
-            assert difference <= 1e-5, (name, float(difference))
-        else:
-            assert torch.equal(tensor, double[name]), name
+    exact = weights(tmp_path, 1, "fp64")
+    assert distance(exact, weights(tmp_path, 2, "fp64")) <= 1e-7
+    single, double = weights(tmp_path, 1, "fp32"), weights(tmp_path, 2, "fp32")
+    rounding = distance(exact, single)
+    assert 0 < rounding < 1e-2
+    assert distance(single, double) <= 3 * rounding
+    assert distance(exact, double) <= 3 * rounding
 
 
 def test_a_mistake_is_said_once_and_before_the_processes_start(tmp_path: Path) -> None:
     done = train(tmp_path / "run", "--devices", "3")
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if "partwise: error:" in line]
-    assert len(lines) == 1 and "16 pictures a part cannot be split over 3 processes" in lines[0], done.stderr
+    assert len(lines) == 1 and "32 pictures a part cannot be split over 3 processes" in lines[0], done.stderr
     assert "Traceback" not in done.stderr

@@ -96,7 +96,7 @@ class CutMixMethod(Method):
 class SoftLabelLoss(nn.Module):
     """Cross entropy of a classifier against soft labels: `forward(batch)` of mixed pictures and targets `(B, K)`."""
 
-    def __init__(self, network: nn.Module, fields: CutMixFields, *, compile: bool) -> None:
+    def __init__(self, network: ImageClassifier, fields: CutMixFields, *, compile: bool) -> None:
         super().__init__()
         self.network = network
         self.binary = fields.loss == "bce"
@@ -105,12 +105,15 @@ class SoftLabelLoss(nn.Module):
 
     def forward(self, batch: Batch) -> StepOutput:
         assert batch.targets is not None
-        images = batch.images if batch.images.is_floating_point() else batch.images.float().mul_(1 / 255)
-        logits = self._forward[0](images).float()
+        images = batch.images.to(self.network.mean.dtype)
+        if not batch.images.is_floating_point():
+            images.mul_(1 / 255)
+        logits = self._forward[0](images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.binary:
-            loss = F.binary_cross_entropy_with_logits(logits, batch.targets)
+            loss = F.binary_cross_entropy_with_logits(logits, batch.targets.to(logits.dtype))
         else:
-            loss = F.cross_entropy(logits, batch.targets)
+            loss = F.cross_entropy(logits, batch.targets.to(logits.dtype))
         right = (logits.detach().argmax(1) == batch.targets.argmax(1)).float().mean()
         return {"cross_entropy": loss}, {"train_top1": right}
 
