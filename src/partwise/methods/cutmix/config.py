@@ -190,7 +190,7 @@ def _cifar(recipe: str, source: str, backbone: str) -> CutMixRecipe:
 
 @BOOK.add("cutmix/cifar10-resnet20")
 def cifar10_resnet20() -> CutMixRecipe:
-    """CIFAR-10 with a ResNet-20 in at most 20 minutes on two cores: CutMix for each picture, p 0.5, alpha 1.
+    """CIFAR-10 with a ResNet-20, small enough for two cores: CutMix for each picture, p 0.5, alpha 1.
 
     partwise train cutmix/cifar10-resnet20 --data cifar10:PATH
     """
