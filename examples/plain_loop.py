@@ -19,9 +19,9 @@ import partwise as pw
 
 
 def generated(split: str, count: int) -> tuple[TensorDataset, tuple[str, ...]]:
-    """Creatures of 48 pixels as (picture in [0, 1], class index), and the names of the classes."""
+    """Four kinds of creatures, 48 pixels, as (picture in [0, 1], class index), and the names of the classes."""
     counts = "&".join(f"{name}={count if name == split else 0}" for name in ("train", "val", "test"))
-    source = pw.open_source(f"creatures:?size=48&{counts}")
+    source = pw.open_source(f"creatures:?size=48&classes=4&{counts}")
     labels = torch.tensor([record.label for record in source.records])
     return TensorDataset(source.images(range(count)).float() / 255, labels), source.classes
 
@@ -45,7 +45,9 @@ def main() -> None:
     mixer = pw.CutMix(num_classes=len(classes), p=0.5)
     loader = DataLoader(training, batch_size=64, shuffle=True, collate_fn=mixer)
     network = timm.create_model("resnet10t", num_classes=len(classes))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
+    steps = options.epochs * len(loader)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     for epoch in range(options.epochs):
         network.train()
         for pictures, targets in loader:
@@ -53,6 +55,7 @@ def main() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            schedule.step()
         print(f"epoch {epoch + 1}: loss {loss.item():.3f}, test accuracy {accuracy(network, *test.tensors):.3f}")
 
     pictures, _ = test[:4]

@@ -219,7 +219,8 @@ def _status(words: list[str], debug: bool) -> int:
 def _other(error: Exception, debug: bool) -> int:
     """An interruption, what the system refused, or a fault of ours."""
     if type(error).__name__ == "Interrupted":
-        typer.echo("partwise: interrupted; the state is saved, the same command continues", err=True)
+        if os.environ.get("RANK", "0") == "0":
+            typer.echo("partwise: interrupted; the state is saved, the same command continues", err=True)
         return 130
     if type(error).__name__ == "NonFiniteLoss":
         return _complain(str(error), debug)

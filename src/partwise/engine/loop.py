@@ -61,6 +61,8 @@ def run_stages(stages: Sequence[Stage], job: Job) -> list[dict[str, Any]]:
     for stage in stages:
         if job.products.complete(stage.name):
             stage.restore(job.products)
+            if isinstance(stage, TrainStage):
+                _place_networks(stage, job)  # measured in the layout it was trained in: the same sums in the same order
             facts = job.products.facts(stage.name)
             if job.runtime.leads:
                 job.folder.cut_metrics(facts["metrics_size"])
@@ -71,6 +73,16 @@ def run_stages(stages: Sequence[Stage], job: Job) -> list[dict[str, Any]]:
             facts = _compute(stage, job)
         job.reports.append({name: facts[name] for name in ("name", "steps", "seconds", "images_per_second")})
     return job.reports
+
+
+def _place_networks(stage: TrainStage, job: Job) -> None:
+    """Bring the networks of a stage to the device, in the layout of the recipe."""
+    for network in stage.networks().values():
+        network.to(job.runtime.device)
+        if job.runtime.share.world > 1:
+            synchronise_batchnorm(network)
+        if job.recipe.train.channels_last:
+            network.to(memory_format=torch.channels_last)
 
 
 def first_steps(stage: TrainStage, job: Job, count: int) -> Iterator[int]:
@@ -150,21 +162,12 @@ class _Training:
         stage = self.stage
         torch.manual_seed(draws.derive(self.fields.seed, stage.name, "prepare"))
         stage.prepare(self.job.products)
-        self._place_networks()
+        _place_networks(stage, self.job)
         self.plans = stage.plans()
         self.networks = nn.ModuleDict(stage.networks())
         self.average = ModuleAverage(self.networks) if stage.ema is not None else None
         self._resume()
         self._wrap()
-
-    def _place_networks(self) -> None:
-        runtime = self.job.runtime
-        for network in self.stage.networks().values():
-            network.to(runtime.device)
-            if runtime.share.world > 1:
-                synchronise_batchnorm(network)
-            if self.fields.channels_last:
-                network.to(memory_format=torch.channels_last)
 
     def _wrap(self) -> None:
         """Hand the loss module to Fabric's strategy; a manual stage keeps its plain networks and optimisers."""

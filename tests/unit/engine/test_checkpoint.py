@@ -22,7 +22,7 @@ from partwise.engine import checkpoint
 from partwise.engine.checkpoint import State, read_state, write_state
 from partwise.engine.loop import Interrupted, run_stages
 from partwise.engine.optim import build_optimizer, parameter_groups
-from partwise.engine.stages import Plan, Products
+from partwise.engine.stages import Plan, Products, TrainStage
 from partwise.ops import draws
 from tests.unit.engine.toys import Plain, Regression, make_job
 
@@ -280,6 +280,10 @@ class Convolutional(Plain):
             nn.Linear(180, 3),
         )
 
+    def restore(self, products: Products) -> None:
+        self.prepare(products)
+        TrainStage.restore(self, products)
+
     def plans(self) -> dict[str, Plan]:
         fields = self.job.recipe.optim.model_copy(update={"name": self.name, "clip_norm": 0.5})
         return {"network": Plan(build_optimizer(parameter_groups(self.network, fields), fields), fields)}
@@ -314,6 +318,18 @@ def test_convolutions_in_channels_last_go_on_bit_for_bit(name: str, tmp_path: Pa
     assert ours.keys() == theirs.keys()
     for key, tensor in ours.items():
         assert torch.equal(tensor, theirs[key]), key
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_a_stage_that_is_taken_up_again_has_the_layout_it_was_trained_in(channels_last: bool, tmp_path: Path) -> None:
+    """Else what is measured after a kill differs in its last digits from what is measured without one."""
+    for _ in range(2):
+        job = make_job(tmp_path, channels_last=channels_last)
+        stage = Convolutional(job, "sgd")
+        run_stages([stage], job)
+        weight = stage.network[0].weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+        assert weight.is_contiguous() is not channels_last
 
 
 def test_a_safetensors_file_with_the_right_header_but_other_names_is_refused(tmp_path: Path) -> None:
