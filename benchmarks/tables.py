@@ -73,10 +73,10 @@ ROWS = (
     Row(
         CREATURES, "Creatures, 64 px, one core: pictures a second", ("images_64px", "per_second"), "{:.0f}", least=1000
     ),
-    Row(CREATURES, "Creatures: a small plain network", ("plain_network",), "{:.3f}"),
-    Row(CREATURES, "Creatures: colour histogram alone", ("probes", "colour_histogram"), "{:.3f}"),
-    Row(CREATURES, "Creatures: ground alone", ("probes", "ground_alone"), "{:.3f}"),
-    Row(CREATURES, "Creatures: size and position alone", ("probes", "box_alone"), "{:.3f}"),
+    Row(CREATURES, "Creatures, top-1 (chance 0.1): a small plain network", ("plain_network",), "{:.3f}"),
+    Row(CREATURES, "Creatures, top-1: colour histogram alone", ("probes", "colour_histogram"), "{:.3f}"),
+    Row(CREATURES, "Creatures, top-1: ground alone", ("probes", "ground_alone"), "{:.3f}"),
+    Row(CREATURES, "Creatures, top-1: size and position alone", ("probes", "box_alone"), "{:.3f}"),
 )
 
 COMPARED = {"mixing": "CutMix", "training": "Training"}

@@ -229,7 +229,7 @@ def test_a_method_has_a_page_with_its_recipes_fields_and_paper(method: str) -> N
         assert shown == [f"{claim.value:.4f}" for claim in claims], recipe
     annotation = book.model.model_fields["method"].annotation
     assert isinstance(annotation, type)
-    fields = [f"method.{field}" for field in annotation.model_fields]  # type: ignore[attr-defined]  # a pydantic model
+    fields = [f"method.{field}" for field in annotation.model_fields]
     assert [field for field in fields if field not in rows] == []
     assert book.paper.link in page
 
@@ -306,3 +306,23 @@ def test_the_tables_are_up_to_date() -> None:
         [sys.executable, "benchmarks/tables.py", "--check"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}: run `python benchmarks/tables.py`"
+
+
+def test_a_row_of_several_seeds_is_their_median_and_only_what_was_asked_is_judged() -> None:
+    tables = load(REPOSITORY / "benchmarks" / "tables.py")
+
+    def unit(arm: str, epochs: str, seed: int, top1: float) -> dict[str, Any]:
+        values = {"metrics": {"classification/top1": top1}, "train_seconds": 900.0}
+        return {f"cifar10_resnet20_{arm}_{epochs}ep_seed{seed}": {"values": values}}
+
+    asked = tables.CIFAR10_EPOCHS
+    results = unit("none", asked, 0, 0.85)
+    for seed, top1 in enumerate((0.853, 0.879, 0.871)):
+        results |= unit("cutmix", asked, seed, top1) | unit("cutmix", "999", seed, top1)
+    results |= {"training": {"values": {"cifar": {"share": 0.9, "asked": 0.93}, "note": "text"}}}
+    made = {(line.title, line.measured, line.asked, line.met) for line in tables.lines(results)}
+    title = "CIFAR-10, ResNet-20, mix {}, {} epochs: `classification/top1`, last weights"
+    assert (title.format("cutmix", asked), "median 0.8710 of 0.8530, 0.8790, 0.8710", "at least 0.86", "yes") in made
+    assert (title.format("cutmix", "999"), "median 0.8710 of 0.8530, 0.8790, 0.8710", "", "") in made
+    assert (title.format("none", asked), "0.8500", "", "") in made
+    assert ("Training, cifar: share", "0.90", "at least 0.93", "no") in made

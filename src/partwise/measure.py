@@ -82,6 +82,10 @@ def measure(
     pictures: list[Picture] = []
     for name in suites:
         evaluator = build_evaluator(name, method, recipe)
+        if evaluator.one_class and method.facts.multi_label:
+            if progress is not None:
+                progress.say(f"{name}: left out, it needs pictures of one class")
+            continue
         if missing := [f for f in evaluator.wants if not data.has(f, split)]:
             if progress is not None:
                 progress.say(f"{name}: left out, the {split} pictures have no {' and no '.join(sorted(missing))}")

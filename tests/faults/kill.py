@@ -1,6 +1,6 @@
 """Kill a run with SIGKILL at moments drawn uniformly over its life, start it again, and compare it with one left in peace.
 
-python tests/faults/kill.py [--moments 10]     about half an hour on one core; writes results/faults_sigkill.json
+python tests/faults/kill.py [--moments 10]     about 20 minutes on one idle core; writes results/faults_sigkill.json
 
 What must be equal, bit for bit: the networks, the last and the best checkpoint, the products, the pictures and their
 numbers; and the summary and every line of metrics.jsonl but for what a clock measured. Nothing half written may be left.
@@ -242,6 +242,25 @@ def many_kills(command: Command, whole: Path, out: Path, draw: Callable[[], floa
     return Trial(moments, at, len(moments) + finish(command, out), differences(whole, out))
 
 
+AIMS = {
+    "the run is claimed": "recipe.yaml",
+    "the first evaluation": "checkpoints/best.safetensors",
+    "the stage has left its product": "products/train/index.json",
+    "the networks are written": "model.safetensors",
+    "the pictures of the test split are being written": "pictures/confusion.png",
+    "the page is written": "report.html",
+}
+"""Kills aimed at what is too short to be met by chance: what has just happened, and the file that shows it."""
+
+
+def aimed_kill(command: Command, whole: Path, out: Path, file: str) -> Trial:
+    """Kill as soon as a file is there, and start again."""
+    life = live(command.line(out), killed_after=0, only=(out / file).exists)
+    assert life.status == -signal.SIGKILL, life.said
+    at = doing(out)
+    return Trial([round(life.seconds, 2)], [at], 1 + finish(command, out), differences(whole, out))
+
+
 def second_cell(command: Command, whole: Path, out: Path, draw: Callable[[], float]) -> Trial:
     """Kill a study during its second cell: the first is left alone, the second goes on, and the study sums up."""
     cells = sorted(path.parent.name for path in whole.glob("*/recipe.yaml"))
@@ -277,12 +296,14 @@ def campaign(work: Path, moments: int) -> Iterator[tuple[str, float, Trial]]:
     draw = uniform(0, seconds)
     for number in range(moments):
         yield "one kill", seconds, one_kill(plain, work / "peace", work / f"one-{number}", draw)
-    again_and_again = uniform(1, seconds)
-    yield "a kill in every life", seconds, many_kills(plain, work / "peace", work / "many", again_and_again)
+    yield "a kill in every life", seconds, many_kills(plain, work / "peace", work / "many", uniform(1, seconds))
     slow_seconds = undisturbed(slow, work / "slow-peace")
     draw = uniform(2, slow_seconds)
     for number in range(moments):
         yield "one kill, slow disk", slow_seconds, one_kill(slow, work / "peace", work / f"slow-{number}", draw)
+    for number, (when, file) in enumerate(AIMS.items()):
+        trial = aimed_kill(slow, work / "peace", work / f"aimed-{number}", file)
+        yield f"one kill, slow disk, when {when}", slow_seconds, trial
     study = Command(SHORT, ("--grid", "method.mix=cutmix,none"))
     study_seconds = undisturbed(study, work / "study-peace")
     for number in range(2):

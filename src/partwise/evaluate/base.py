@@ -85,6 +85,8 @@ class Evaluator(ABC):
     optional: ClassVar[frozenset[str]] = frozenset()
     """Fields that give further numbers where the data has them."""
     needs_gradient: ClassVar[bool] = False
+    one_class: ClassVar[bool] = False
+    """Whether it needs pictures of exactly one class; sources with several labels a picture are left out."""
     uses_validation: ClassVar[bool] = False
     """Whether `conclude` chooses something on the validation split; without, the runner does not measure that split."""
 

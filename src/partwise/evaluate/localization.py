@@ -36,6 +36,7 @@ class Localization(Evaluator):
     """`max_box_acc_50`, `max_box_acc_v2`, `gt_known`, `top1_loc` (for a Classifier), `pxap` (with masks)."""
 
     suite: ClassVar[str] = "localization"
+    one_class = True
     metrics: ClassVar[tuple[str, ...]] = ("max_box_acc_50", "max_box_acc_v2", "gt_known", "top1_loc", "pxap")
     needs: ClassVar[type] = Mapper
     wants: ClassVar[frozenset[str]] = frozenset({"targets", "boxes"})

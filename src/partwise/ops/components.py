@@ -60,7 +60,7 @@ def components(
     values = maps.detach().float().cpu()
     count, height, width = values.shape
     rows = thresholds.detach().float().cpu().expand(count, -1).contiguous()
-    levels = torch.searchsorted(rows, values.flatten(1)).reshape(values.shape)
+    levels = torch.searchsorted(rows, values.flatten(1).contiguous()).reshape(values.shape)
     group = max(1, PIXELS_AT_ONCE // max(1, height * width))
     parts = [_none()]
     for start in range(0, count, group):

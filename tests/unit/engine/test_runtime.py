@@ -88,7 +88,7 @@ def test_what_is_asked_for_is_done_or_refused(device: str, wanted: str, used: st
 def test_every_wish_of_a_recipe_is_known() -> None:
     wishes = TrainFields.model_fields["precision"].annotation.__args__  # type: ignore[union-attr]  # a Literal
     for wish in set(wishes) - {"fp16"}:
-        assert choose_precision(wish, torch.device("cpu"))[0] in ("32-true", "bf16-mixed")
+        assert choose_precision(wish, torch.device("cpu"))[0] in ("64-true", "32-true", "bf16-mixed")
 
 
 def test_this_cpu_is_told_by_its_flags() -> None:

@@ -96,7 +96,7 @@ class CutMixMethod(Method):
 class SoftLabelLoss(nn.Module):
     """Cross entropy of a classifier against soft labels: `forward(batch)` of mixed pictures and targets `(B, K)`."""
 
-    def __init__(self, network: ImageClassifier, fields: CutMixFields, *, compile: bool) -> None:
+    def __init__(self, network: nn.Module, fields: CutMixFields, *, compile: bool) -> None:
         super().__init__()
         self.network = network
         self.binary = fields.loss == "bce"
@@ -105,7 +105,7 @@ class SoftLabelLoss(nn.Module):
 
     def forward(self, batch: Batch) -> StepOutput:
         assert batch.targets is not None
-        images = batch.images.to(self.network.mean.dtype)
+        images = batch.images.to(next(self.network.parameters()).dtype)
         if not batch.images.is_floating_point():
             images.mul_(1 / 255)
         logits = self._forward[0](images)
