@@ -38,6 +38,8 @@ def place(image: Tensor, placement: Placement, size: int, *, mask: bool = False)
     picture = image[None] if mask else image
     picture = picture[:, top : top + height, left : left + width]
     if placement.resized != (height, width):
+        # Dense, channels innermost: the layout for which torch resizes bytes without packing and unpacking them.
+        picture = picture[None].contiguous(memory_format=torch.channels_last)[0]
         mode = tv.InterpolationMode.NEAREST if mask else tv.InterpolationMode.BILINEAR
         picture = tv.resize(picture, list(placement.resized), interpolation=mode, antialias=not mask)
     y, x = placement.offset

@@ -7,6 +7,7 @@ each process takes its slice: threads, prefetching and the number of processes c
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,8 @@ T = TypeVar("T")
 RESIDENT_LIMIT = 2 << 30
 AHEAD = 3
 """Batches that are decoded ahead of the one in use."""
+PICTURES_A_JOB = 4
+"""Pictures that a decoding thread takes up at once: few enough to share a batch out evenly, many enough to pay for asking."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,29 @@ class Share:
             )
         each = total // self.world
         return slice(self.rank * each, (self.rank + 1) * each)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A batch whose rows the decoding threads are filling in; `index` and `images` are whole once all jobs are done."""
+
+    step: int
+    part: int
+    index: Tensor
+    images: Tensor
+    jobs: list[Future[None]]
+
+
+def start_threads(count: int) -> ThreadPoolExecutor:
+    """Decoding threads that each compute alone: torch would give every one of them a team as large as the trainer's."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, "decode", initializer=torch.set_num_threads, initargs=(1,))
+    together = threading.Barrier(count)
+    for job in [pool.submit(together.wait) for _ in range(count)]:
+        job.result()
+    # The number holds for the thread that sets it, and for every thread that asks for the first time afterwards.
+    torch.set_num_threads(before)
+    return pool
 
 
 class PictureData:
@@ -169,7 +195,7 @@ class PictureData:
     def pool(self) -> ThreadPoolExecutor:
         """The decoding threads, started when first needed."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+            self._pool = start_threads(self.threads)
         return self._pool
 
     def close(self) -> None:
@@ -226,15 +252,15 @@ class PictureData:
             for step, part, index, views in plan:
                 yield self._colour(self._resident_batch(index, views), step, part, batch_size // parts, seed, stage)
             return
-        waiting: deque[tuple[int, int, Tensor, list[Future[tuple[Tensor, int]]]]] = deque()
+        waiting: deque[Decoding] = deque()
         for step, part, index, views in plan:
-            jobs = [self.pool.submit(self._view, int(i), views, row) for row, i in enumerate(index.tolist())]
-            waiting.append((step, part, index, jobs))
+            waiting.append(self._decode_ahead(step, part, index, views))
             if len(waiting) > AHEAD:
-                ready_step, ready_part, _, ready = waiting.popleft()
-                decoded = [job.result() for job in ready]
-                batch = self._batch(torch.tensor([i for _, i in decoded]), torch.stack([image for image, _ in decoded]))
-                yield self._colour(batch, ready_step, ready_part, batch_size // parts, seed, stage)
+                ready = waiting.popleft()
+                for job in ready.jobs:
+                    job.result()
+                batch = self._batch(ready.index, ready.images)
+                yield self._colour(batch, ready.step, ready.part, batch_size // parts, seed, stage)
 
     def _plan(
         self, first_step: int, batch_size: int, parts: int, seed: int, stage: str
@@ -263,6 +289,25 @@ class PictureData:
         room = self.resize - fields.size
         top, left = window_offsets(views, fields.augment, (room, room))
         return self._batch(index, take_windows(frames, top, left, fields.size, views.flip))
+
+    def _decode_ahead(self, step: int, part: int, index: Tensor, views: Views) -> Decoding:
+        """Have a batch decoded into one block of memory, channels innermost as decoders give them."""
+        count, side = len(index), self.fields.size
+        images = torch.empty(count, side, side, self.source.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
+        index = index.clone()
+        starts = range(0, count, PICTURES_A_JOB)
+        jobs = [
+            self.pool.submit(self._fill, images, index, views, range(start, min(start + PICTURES_A_JOB, count)))
+            for start in starts
+        ]
+        return Decoding(step, part, index, images, jobs)
+
+    def _fill(self, images: Tensor, index: Tensor, views: Views, rows: range) -> None:
+        """Write some rows of a batch; the position of a faulty picture's substitute goes into `index`."""
+        for row in rows:
+            picture, found = self._view(int(index[row]), views, row)
+            images[row].copy_(picture)
+            index[row] = found
 
     def _view(self, index: int, views: Views, row: int) -> tuple[Tensor, int]:
         """One picture decoded and brought into its random view; a faulty one is replaced by the next of the split."""

@@ -304,7 +304,7 @@ class _Training:
         logs: dict[str, Tensor] = {}
         for part in range(parts):
             self._seed(part)
-            batch = next(self.batches)
+            batch = self._laid_out(next(self.batches))
             if self.counters.step == 0 and part == 0:
                 stage.first_pictures(batch)
             with fabric.no_backward_sync(self.module, enabled=part < parts - 1):
@@ -325,6 +325,13 @@ class _Training:
             optimizer.zero_grad(set_to_none=True)
         stage.after_step(self.counters.step)
         return logs
+
+    def _laid_out(self, batch: Batch) -> Batch:
+        """The pictures in the layout of the networks, turned while they are bytes and not once they are floats."""
+        if batch.images.ndim == 4:
+            wanted = torch.channels_last if self.fields.channels_last else torch.contiguous_format
+            batch.images = batch.images.contiguous(memory_format=wanted)
+        return batch
 
     def _collect(self, logs: dict[str, Tensor]) -> None:
         """Add to the sums of the current log window, on the device."""

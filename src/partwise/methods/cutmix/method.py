@@ -172,7 +172,7 @@ class Train(TrainStage):
             multi_label=self.method.facts.multi_label,
             source=pool_targets,
         )
-        mixed = mixing.apply_mix(images, own, source=pool)
+        mixed = mixing.apply_mix(images, own, source=pool, out=images)  # nobody else holds the batch
         return Batch(batch.ids, batch.index, mixed, soft)
 
     def gather(self, tensor: Tensor) -> Tensor:
