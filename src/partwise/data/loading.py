@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -81,6 +82,17 @@ def start_threads(count: int) -> ThreadPoolExecutor:
     # The number holds for the thread that sets it, and for every thread that asks for the first time afterwards.
     torch.set_num_threads(before)
     return pool
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch do a batch's small work in the calling thread: a team waits for cores that are decoding pictures."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class PictureData:

@@ -58,7 +58,7 @@ def decode(picture: Path | str | bytes | bytearray, *, name: str = "") -> Tensor
     empty, cut short, damaged, of unknown range (32 bits a channel) or of more than MAX_PIXELS pixels.
     """
     name = name or (str(picture) if isinstance(picture, (str, Path)) else "picture")
-    data = _read(Path(picture), name) if isinstance(picture, (str, Path)) else picture
+    data = _read(picture, name) if isinstance(picture, (str, Path)) else picture
     if not data:
         raise FaultyPicture(name, "empty", "0 bytes")
     jpeg = scan_jpeg(data)
@@ -94,9 +94,10 @@ def decode_mask(path: Path, *, name: str = "") -> Tensor:
     return torch.from_numpy(array.astype(np.uint8))
 
 
-def _read(path: Path, name: str) -> bytearray:
+def _read(path: Path | str, name: str) -> bytearray:
     try:
-        return bytearray(path.read_bytes())
+        with open(path, "rb") as file:
+            return bytearray(file.read())
     except OSError as error:
         raise FaultyPicture(name, "missing", error.strerror or "cannot be opened") from error
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwise.config import Recipe, UserError
-from partwise.data.loading import PictureData
+from partwise.data.loading import PictureData, one_thread
 from partwise.data.sample import Batch
 from partwise.engine.loop import Job
 from partwise.engine.optim import build_optimizer, parameter_groups
@@ -164,15 +164,16 @@ class Train(TrainStage):
             images = images.float() / 255
         pool, pool_targets = (images, targets) if share.world == 1 else (self.gather(images), self.gather(targets))
         own = mix.slice(rows.start, rows.stop)
-        soft = mixing.mix_targets(
-            targets,
-            own,
-            num_classes=len(self.method.classes),
-            smoothing=self.fields.smoothing,
-            multi_label=self.method.facts.multi_label,
-            source=pool_targets,
-        )
-        mixed = mixing.apply_mix(images, own, source=pool, out=images)  # nobody else holds the batch
+        with one_thread():
+            soft = mixing.mix_targets(
+                targets,
+                own,
+                num_classes=len(self.method.classes),
+                smoothing=self.fields.smoothing,
+                multi_label=self.method.facts.multi_label,
+                source=pool_targets,
+            )
+            mixed = mixing.apply_mix(images, own, source=pool, out=images)  # nobody else holds the batch
         return Batch(batch.ids, batch.index, mixed, soft)
 
     def gather(self, tensor: Tensor) -> Tensor:
