@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -287,11 +287,12 @@ class _Training:
         return rates
 
     def _seed(self, part: int) -> None:
-        """Noise layers draw from torch's global generator; seeded a part, they resume exactly too."""
-        share = self.job.runtime.share
-        torch.manual_seed(
-            draws.derive(self.fields.seed, self.stage.name, "noise", self.counters.step, part, share.rank)
-        )
+        """Noise layers draw from the device's global generator; seeded a part, they resume exactly too."""
+        runtime = self.job.runtime
+        seed = draws.derive(self.fields.seed, self.stage.name, "noise", self.counters.step, part, runtime.share.rank)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would note a stack trace for GPUs not in use
+        if runtime.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _manual_step(self) -> dict[str, Tensor]:
         self._seed(0)
@@ -308,7 +309,7 @@ class _Training:
             if self.counters.step == 0 and part == 0:
                 stage.first_pictures(batch)
             with fabric.no_backward_sync(self.module, enabled=part < parts - 1):
-                losses, extra = self.module(batch)
+                losses, extra = self.module(replace(batch, ids=[]))  # the wrapper would walk through every name
                 total = torch.stack(list(losses.values())).sum()
                 fabric.backward(total / parts)
             self._watch(total.detach())
