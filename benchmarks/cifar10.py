@@ -27,9 +27,10 @@ ARMS = {"cutmix": [], "none": ["method.mix=none"]}
 def main() -> None:
     options = arguments()
     settings = [f"train.epochs={options.epochs}"] if options.epochs else []
+    settings += [f"train.threads={options.threads}"] if options.threads else []
     epochs = resolve(RECIPE, settings=settings)[0].train.epochs
-    for seed in options.seeds:
-        for arm in options.arms:
+    for arm in options.arms:
+        for seed in options.seeds:
             unit = f"cifar10_resnet20_{arm}_{epochs:g}ep_seed{seed}"
             if (REPOSITORY / "results" / f"{unit}.json").exists():
                 continue
@@ -47,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=None, help="another budget than the recipe's")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch, where the machine is shared; 0: all")
     return parser.parse_args()
 
 

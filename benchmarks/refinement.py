@@ -118,7 +118,9 @@ def main() -> None:
         values[name] = PARTS[name](options.repetitions)
         print(name, values[name])
     if options.part is None:
-        suffix = "" if options.repetitions == parser.get_default("repetitions") else f" --repetitions {options.repetitions}"
+        suffix = (
+            "" if options.repetitions == parser.get_default("repetitions") else f" --repetitions {options.repetitions}"
+        )
         print(write_result("refinement", COMMAND + suffix, values))
 
 

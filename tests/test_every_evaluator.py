@@ -26,13 +26,24 @@ COUNT = 23
 DEFINED = {
     "classification": {"top1", "top5", "nll", "ece", "map"},
     "localization": {"max_box_acc_50", "max_box_acc_v2", "gt_known", "top1_loc", "pxap"},
+    "segmentation": {"cam_miou", "cam_precision", "cam_recall", "miou"},
+    "pseudo_masks": {"pseudo_miou"},
 }
 UNBOUNDED = {"classification/nll"}
 ALWAYS_THERE = {
     "classification": {"top1", "top5", "nll", "ece"},
     "localization": {"max_box_acc_50", "max_box_acc_v2", "gt_known", "top1_loc", "pxap"},
+    "segmentation": {"cam_miou", "cam_precision", "cam_recall", "miou"},
+    "pseudo_masks": {"pseudo_miou"},
 }
 SMALLER_IS_BETTER = {"nll", "ece"}
+TRUTH: dict[str, Tensor] = {}
+"""The masks of every scene by name: pseudo masks are asked for by name alone."""
+
+
+def full(suite: str, name: str) -> str:
+    """What a number of a suite is called."""
+    return f"{find_evaluator(suite).family or suite}/{name}"
 
 
 def scene(seed: int, count: int = COUNT) -> Batch:
@@ -51,7 +62,9 @@ def scene(seed: int, count: int = COUNT) -> Batch:
     masks = images[:, 1].to(torch.uint8) * (labels[:, None, None] + 1).to(torch.uint8)
     masks[:, -1] = 255
     index = torch.arange(count) * 3 + 5
-    return Batch([str(i) for i in index.tolist()], index, images, labels, masks, boxes)
+    ids = [f"{seed}/{i}" for i in index.tolist()]
+    TRUTH.update(zip(ids, masks, strict=True))
+    return Batch(ids, index, images, labels, masks, boxes)
 
 
 class Perfect:
@@ -66,6 +79,15 @@ class Perfect:
     def maps(self, images: Tensor) -> Tensor:
         return images[:, 1:2].expand(-1, len(CLASSES), -1, -1) * 3.0
 
+    def seeds(self, images: Tensor, labels: Tensor) -> Tensor:
+        return images[:, 1:2] * labels[:, :, None, None]
+
+    def segment(self, images: Tensor) -> Tensor:
+        return (images[:, 1] * ((images[:, 0] * 10).round() + 1)).to(torch.uint8)
+
+    def pseudo_mask(self, id: str) -> Tensor | None:
+        return TRUTH[id]
+
 
 class Constant(Perfect):
     """Knows nothing: every class and every place alike."""
@@ -76,6 +98,15 @@ class Constant(Perfect):
     def maps(self, images: Tensor) -> Tensor:
         return torch.ones(len(images), len(CLASSES), 4, 4)
 
+    def seeds(self, images: Tensor, labels: Tensor) -> Tensor:
+        return labels[:, :, None, None].expand(-1, -1, SIDE, SIDE)
+
+    def segment(self, images: Tensor) -> Tensor:
+        return torch.zeros(len(images), SIDE, SIDE, dtype=torch.uint8)
+
+    def pseudo_mask(self, id: str) -> Tensor | None:
+        return torch.full((SIDE, SIDE), 255, dtype=torch.uint8)
+
 
 class Noise(Perfect):
     """Arbitrary, but a function of each picture alone."""
@@ -85,6 +116,15 @@ class Noise(Perfect):
 
     def maps(self, images: Tensor) -> Tensor:
         return images[:, 2:3, 2:8, 2:8] - torch.linspace(0, 1, len(CLASSES))[:, None, None]
+
+    def seeds(self, images: Tensor, labels: Tensor) -> Tensor:
+        return images[:, 2:3] * labels[:, :, None, None]
+
+    def segment(self, images: Tensor) -> Tensor:
+        return (images[:, 2] * (len(CLASSES) + 1)).to(torch.uint8)
+
+    def pseudo_mask(self, id: str) -> Tensor | None:
+        return TRUTH[id].roll(int(id.split("/")[1]), dims=1)
 
 
 def evaluate(suite: str, model: object, batches: list[Batch], validation: list[Batch]) -> Evaluation:
@@ -141,9 +181,37 @@ def trivial_localization(batch: Batch) -> dict[str, float]:
     }
 
 
+def mean_over_shown(batch: Batch, each: Callable[[int, Tensor], float]) -> float:
+    """The mean of a number over the classes that are shown; it is given the class and which pictures show it."""
+    assert batch.targets is not None
+    shown = batch.targets.unique().tolist()
+    return sum(each(k, batch.targets == k) for k in shown) / len(shown)
+
+
+def trivial_segmentation(batch: Batch) -> dict[str, float]:
+    """Maps find each picture's class everywhere, the network finds ground everywhere."""
+    assert batch.targets is not None and batch.masks is not None
+    masks, kept = batch.masks, batch.masks != 255
+    covered = mean_over_shown(batch, lambda k, own: ((masks == k + 1).sum() / kept[own].sum()).item())
+    num_shown = len(batch.targets.unique())
+    return {
+        "cam_miou": covered * num_shown / (num_shown + 1),
+        "cam_precision": covered,
+        "cam_recall": 1.0,
+        "miou": ((masks == 0).sum() / kept.sum()).item() / (num_shown + 1),
+    }
+
+
+def trivial_pseudo_masks(batch: Batch) -> dict[str, float]:
+    """Undecided everywhere, which counts as ground."""
+    return {"pseudo_miou": trivial_segmentation(batch)["miou"]}
+
+
 KNOWN: dict[str, Callable[[Batch], dict[str, float]]] = {
     "classification": trivial_classification,
     "localization": trivial_localization,
+    "segmentation": trivial_segmentation,
+    "pseudo_masks": trivial_pseudo_masks,
 }
 
 
@@ -164,8 +232,8 @@ def test_the_contract(suite: str) -> None:
 
 def test_names_values_and_detail(suite: str) -> None:
     found = evaluate(suite, Noise(), [scene(0)], [scene(1)])
-    defined = {f"{suite}/{name}" for name in DEFINED[suite]}
-    assert {f"{suite}/{name}" for name in ALWAYS_THERE[suite]} <= set(found.metrics) <= defined
+    defined = {full(suite, name) for name in DEFINED[suite]}
+    assert {full(suite, name) for name in ALWAYS_THERE[suite]} <= set(found.metrics) <= defined
     assert set(found.metrics) <= set(found.detail) <= defined
     for name, value in found.metrics.items():
         assert type(value) is float and math.isfinite(value) and value >= 0
@@ -196,13 +264,13 @@ def test_a_perfect_model(suite: str) -> None:
     found = evaluate(suite, Perfect(), [scene(5)], [scene(6)])
     for name in ALWAYS_THERE[suite]:
         best = 0.0 if name in SMALLER_IS_BETTER else 1.0
-        assert found.metrics[f"{suite}/{name}"] == pytest.approx(best, abs=1e-6)
+        assert found.metrics[full(suite, name)] == pytest.approx(best, abs=1e-6)
 
 
 def test_a_model_that_knows_nothing(suite: str) -> None:
     data = scene(7)
     found = evaluate(suite, Constant(), [data], [scene(8)])
-    expected = {f"{suite}/{name}": value for name, value in KNOWN[suite](data).items()}
+    expected = {full(suite, name): value for name, value in KNOWN[suite](data).items()}
     assert found.metrics == pytest.approx(expected, abs=1e-6)
 
 

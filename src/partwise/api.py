@@ -165,6 +165,7 @@ def _train_and_measure(
         tracker = Tracker(folder, progress, leads=runtime.leads, tensorboard=recipe.train.tensorboard)
         job = Job(recipe, folder, runtime, progress, tracker)
         job.evaluate = _on_schedule(method, pictures, job)
+        method.products = job.products
         summary: dict[str, Any] = {"recipe": recipe.recipe, "method": method.name, "status": "running"}
         summary["seed"] = recipe.train.seed
         if runtime.leads:

@@ -49,24 +49,36 @@ class Section(BaseModel):
 class AugmentFields(Section):
     """Random geometry and colour of training pictures, drawn once a sample and applied to picture, mask and boxes."""
 
-    crop: Literal["none", "pad", "resized", "random"] = Field(
+    crop: Literal["none", "pad", "resized", "random", "scaled"] = Field(
         "pad",
-        description="pad: shift within a zero border; resized: random share and ratio; random: a random window of the frame",
+        description="pad: shift within a border; resized: random share and ratio; random: a random window of the frame; "
+        "scaled: the longer side brought to a random length, then a random window, with a border where it is larger",
     )
     padding: int = Field(4, ge=0, description="border of crop=pad, pixels")
     scale: tuple[float, float] = Field((0.08, 1.0), description="area share of crop=resized")
     ratio: tuple[float, float] = Field((0.75, 4 / 3), description="aspect ratio of crop=resized")
+    long_side: tuple[int, int] = Field((320, 640), description="longer side of crop=scaled, pixels, drawn evenly")
+    border: tuple[int, int, int] = Field(
+        (0, 0, 0), description="colour of the border, red, green and blue from 0 to 255; masks are void there"
+    )
     flip: bool = Field(True, description="mirror left-right with probability 0.5")
     jitter: float = Field(
         0.0, ge=0, lt=1, description="brightness, contrast and saturation each times 1 +- this, in random order"
     )
     lighting: float = Field(0.0, ge=0, description="standard deviation of noise along ImageNet's principal colours")
 
-    @field_validator("scale", "ratio")
+    @field_validator("scale", "ratio", "long_side")
     @classmethod
     def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 < value[0] <= value[1]:
             raise ValueError("expected two numbers above 0, the smaller one first")
+        return value
+
+    @field_validator("border")
+    @classmethod
+    def _bytes(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if not all(0 <= part <= 255 for part in value):
+            raise ValueError("expected three numbers from 0 to 255")
         return value
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from partwise.config import Recipe, UserError, did_you_mean
 from partwise.data.loading import PictureData
+from partwise.data.sample import Batch
 from partwise.engine.runtime import Runtime
 from partwise.engine.tracking import Progress
 from partwise.evaluate.base import Evaluation, Evaluator, find_evaluator
@@ -86,16 +87,17 @@ def measure(
             if progress is not None:
                 progress.say(f"{name}: left out, it needs pictures of one class")
             continue
-        if missing := [f for f in evaluator.wants if not data.has(f, split)]:
+        own = evaluator.split or split
+        if missing := [f for f in evaluator.wants if not data.has(f, own, of_some=evaluator.native)]:
             if progress is not None:
-                progress.say(f"{name}: left out, the {split} pictures have no {' and no '.join(sorted(missing))}")
+                progress.say(f"{name}: left out, the {own} pictures have no {' and no '.join(sorted(missing))}")
             continue
-        found = _run_one(evaluator, method, data, recipe, split, runtime=runtime)
-        count = len(data.splits[split])
+        found = _run_one(evaluator, method, data, recipe, own, runtime=runtime, final=split == "test")
+        count = len(data.splits[own])
         metrics |= found.metrics
         weights = "last (moving average)" if recipe.train.ema is not None else "last"
         for metric, facts in found.detail.items():
-            detail[metric] = {"split": split, "n": count, "weights": weights} | facts
+            detail[metric] = {"split": own, "n": count, "weights": weights} | facts
         pictures += found.pictures
     return Measured(metrics, detail, pictures)
 
@@ -105,7 +107,7 @@ def check_measurable(method: Method, recipe: Recipe) -> None:
     for name in recipe.evaluate.suites:
         build_evaluator(name, method, recipe)
     during = [build_evaluator(name, method, recipe) for name in recipe.evaluate.during]
-    known = [f"{evaluator.suite}/{metric}" for evaluator in during for metric in evaluator.metrics]
+    known = [f"{evaluator.family or evaluator.suite}/{metric}" for evaluator in during for metric in evaluator.metrics]
     wanted = recipe.evaluate.best_by
     if known and wanted not in known:
         raise UserError(
@@ -124,22 +126,33 @@ def build_evaluator(name: str, method: Method, recipe: Recipe) -> Evaluator:
 
 
 def _run_one(
-    evaluator: Evaluator, method: Method, data: PictureData, recipe: Recipe, split: str, *, runtime: Runtime
+    evaluator: Evaluator,
+    method: Method,
+    data: PictureData,
+    recipe: Recipe,
+    split: str,
+    *,
+    runtime: Runtime,
+    final: bool,
 ) -> Evaluation:
-    size = recipe.evaluate.batch_size
+    size, native = recipe.evaluate.batch_size, evaluator.native
     fields = frozenset(evaluator.wants | {field for field in evaluator.optional if data.has(field, split)})
-    final = split == "test"
-    usable = len(data.splits["val"]) > 0 and all(data.has(field, "val") for field in evaluator.wants)
-    validation = data.evaluation_batches("val", size, fields=fields) if final and usable else None
+    batches = data.native_batches if native else data.evaluation_batches
+    usable = len(data.splits["val"]) > 0 and all(data.has(f, "val", of_some=native) for f in evaluator.wants)
+    validation = batches("val", size, fields=fields) if final and usable else None
 
     def images(indices: Sequence[int]) -> Tensor:
         return data.pictures(torch.as_tensor(list(indices))).float() / 255
 
+    def again(index: int) -> Batch | None:
+        return data.native_batch(index, fields) if native else data.evaluation_batch(torch.tensor([index]), fields)
+
     return run_suite(
         evaluator,
         method,
-        data.evaluation_batches(split, size, fields=fields),
+        batches(split, size, fields=fields),
         validation=validation,
         images=images if final else None,
+        again=again if final else None,
         gather=runtime.gather_rows if runtime.share.world > 1 else None,
     )

@@ -32,7 +32,9 @@ class Placement:
     flip: bool = False
 
 
-def place(image: Tensor, placement: Placement, size: int, *, mask: bool = False) -> Tensor:
+def place(
+    image: Tensor, placement: Placement, size: int, *, mask: bool = False, border: tuple[int, ...] = (0, 0, 0)
+) -> Tensor:
     """One uint8 picture `(C, H, W)` (or mask `(H, W)`: nearest neighbour, void outside) in a square frame of `size`."""
     top, left, height, width = placement.window
     picture = image[None] if mask else image
@@ -45,10 +47,13 @@ def place(image: Tensor, placement: Placement, size: int, *, mask: bool = False)
     y, x = placement.offset
     if (y, x) != (0, 0) or placement.resized != (size, size):
         framed = picture.new_full((picture.shape[0], size, size), VOID if mask else 0)
+        if not mask and any(border):
+            framed += torch.tensor(border[: picture.shape[0]], dtype=picture.dtype)[:, None, None]
         rows, columns = placement.resized
         y1, x1 = max(y, 0), max(x, 0)
         y2, x2 = min(y + size, rows), min(x + size, columns)
-        framed[:, y1 - y : y2 - y, x1 - x : x2 - x] = picture[:, y1:y2, x1:x2]
+        if y2 > y1 and x2 > x1:
+            framed[:, y1 - y : y2 - y, x1 - x : x2 - x] = picture[:, y1:y2, x1:x2]
         picture = framed
     if placement.flip:
         picture = picture.flip(-1)
@@ -107,6 +112,25 @@ def resized_window(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def scaled_window(
+    height: int, width: int, uniforms: Tensor, fields: AugmentFields, *, size: int, flip: bool
+) -> Placement:
+    """The whole picture with its longer side at a random length, and a random square of it, from uniforms `(4,)`.
+
+    Along a side that is shorter than the square the picture lies at a random place in it (PPL's classifiers, after IRN).
+    """
+    low, high = fields.long_side
+    scaled, _, y, x = uniforms.tolist()
+    factor = (low + int(scaled * (high - low + 1))) / max(height, width)
+    rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
+
+    def offset(uniform: float, room: int) -> int:
+        shift = int(uniform * (abs(room) + 1))
+        return shift if room >= 0 else -shift
+
+    return Placement((0, 0, height, width), (rows, columns), (offset(y, rows - size), offset(x, columns - size)), flip)
+
+
 @dataclass(frozen=True)
 class Views:
     """The draws for a batch, as raw uniforms: `window` `(B, 10, 4)` and `flip` bool `(B,)`."""
@@ -148,16 +172,21 @@ def training_placement(
     if fields.crop == "resized":
         window = resized_window(height, width, views.window[row], scale=fields.scale, ratio=fields.ratio)
         return Placement(window, (size, size), (0, 0), flip)
+    if fields.crop == "scaled":
+        return scaled_window(height, width, views.window[row, 0], fields, size=size, flip=flip)
     base = fit(height, width, size=size, resize=resize, keep_aspect=keep_aspect)
     room = (base.resized[0] - size, base.resized[1] - size)
     top, left = window_offsets(views.slice(row, row + 1), fields, room)
     return Placement(base.window, base.resized, (int(top), int(left)), flip)
 
 
-def take_windows(frames: Tensor, top: Tensor, left: Tensor, size: int, flip: Tensor, *, fill: int = 0) -> Tensor:
+def take_windows(
+    frames: Tensor, top: Tensor, left: Tensor, size: int, flip: Tensor, *, fill: int | tuple[int, ...] = 0
+) -> Tensor:
     """One square window of each frame, mirrored where `flip`: uint8 `(B, C, H, W)` -> `(B, C, size, size)`.
 
-    Windows may leave the frame by any amount; what lies outside is `fill`. One gather, on any device, no host sync.
+    Windows may leave the frame by any amount; what lies outside is `fill`, one value or one a channel. One gather, on any
+    device, no host sync.
     """
     batch, channels, height, width = frames.shape
     device = frames.device
@@ -171,6 +200,9 @@ def take_windows(frames: Tensor, top: Tensor, left: Tensor, size: int, flip: Ten
     flat = index.view(batch, 1, -1).expand(batch, channels, -1)
     taken = frames.reshape(batch, channels, -1).gather(2, flat).view(batch, channels, size, size)
     inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
+    if isinstance(fill, tuple):
+        outside = torch.tensor(fill[:channels], dtype=frames.dtype, device=device)[:, None, None]
+        return torch.where(inside, taken, outside if any(fill) else 0)
     return torch.where(inside, taken, fill)
 
 

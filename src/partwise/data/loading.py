@@ -7,11 +7,9 @@ each process takes its slice: threads, prefetching and the number of processes c
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from partwise.config import DataFields, UserError
 from partwise.data.augment import (
+    Placement,
     Views,
     draw_views,
     fit,
@@ -30,11 +29,14 @@ from partwise.data.augment import (
     training_placement,
     window_offsets,
 )
-from partwise.data.sample import Batch, FaultySample, Sample, Source
+from partwise.data.sample import VOID, Batch, FaultySample, Sample, Source
+from partwise.data.sharing import Share, start_threads
 from partwise.data.splits import fold_indices, split_indices
 from partwise.ops import draws
 
 T = TypeVar("T")
+MaskLoader = Callable[[int], Tensor]
+"""A position in the source -> uint8 `(H, W)` of that picture's own size, for training on masks."""
 
 RESIDENT_LIMIT = 2 << 30
 AHEAD = 3
@@ -44,55 +46,15 @@ PICTURES_A_JOB = 4
 
 
 @dataclass(frozen=True)
-class Share:
-    """This process's part of the work: `rank` of `world`."""
-
-    rank: int = 0
-    world: int = 1
-
-    def rows(self, total: int) -> slice:
-        """This process's rows of a batch of `total`. Raises UserError where they cannot be shared out evenly."""
-        if total % self.world:
-            raise UserError(
-                f"train.batch_size: {total} pictures a part cannot be split over {self.world} processes; "
-                f"the nearest that can is {max(1, round(total / self.world)) * self.world}"
-            )
-        each = total // self.world
-        return slice(self.rank * each, (self.rank + 1) * each)
-
-
-@dataclass(frozen=True)
 class Decoding:
-    """A batch whose rows the decoding threads are filling in; `index` and `images` are whole once all jobs are done."""
+    """A batch whose rows the decoding threads are filling in; its tensors are whole once all jobs are done."""
 
     step: int
     part: int
     index: Tensor
     images: Tensor
+    masks: Tensor | None
     jobs: list[Future[None]]
-
-
-def start_threads(count: int) -> ThreadPoolExecutor:
-    """Decoding threads that each compute alone: torch would give every one of them a team as large as the trainer's."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, "decode", initializer=torch.set_num_threads, initargs=(1,))
-    together = threading.Barrier(count)
-    for job in [pool.submit(together.wait) for _ in range(count)]:
-        job.result()
-    # The number holds for the thread that sets it, and for every thread that asks for the first time afterwards.
-    torch.set_num_threads(before)
-    return pool
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch do a batch's small work in the calling thread: a team waits for cores that are decoding pictures."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class PictureData:
@@ -172,10 +134,11 @@ class PictureData:
     def resident(self) -> bool:
         """Whether all pictures lie on the device as uint8."""
         fields, size = self.fields, self.source.image_size
-        if fields.augment.crop == "resized" or fields.storage == "streamed":
+        if fields.augment.crop in ("resized", "scaled") or fields.storage == "streamed":
             if fields.storage == "resident":
                 raise UserError(
-                    "data.storage = 'resident': crop 'resized' needs the whole pictures; expected 'streamed' or 'auto'"
+                    f"data.storage = 'resident': crop {fields.augment.crop!r} needs the whole pictures; "
+                    "expected 'streamed' or 'auto'"
                 )
             return False
         wanted = sum(len(s) for s in self.splits.values()) * self.source.channels * self.resize**2
@@ -251,10 +214,20 @@ class PictureData:
         indices = self.splits[split]
         return indices[draws.order(len(indices), seed, stage, "order", epoch)]
 
-    def train_batches(self, first_step: int, *, batch_size: int, parts: int, seed: int, stage: str) -> Iterator[Batch]:
+    def train_batches(
+        self,
+        first_step: int,
+        *,
+        batch_size: int,
+        parts: int,
+        seed: int,
+        stage: str,
+        masks: MaskLoader | None = None,
+    ) -> Iterator[Batch]:
         """This process's slice of every part of every step from `first_step` on, without end.
 
-        `images` come as uint8 (float32 with colour jitter), augmented, at the network's size.
+        `images` come as uint8 (float32 with colour jitter), augmented, at the network's size; with `masks`, each picture's
+        in the same view, void outside.
         """
         if batch_size % parts:
             raise UserError(f"train.accumulate: {parts} parts do not divide train.batch_size = {batch_size}")
@@ -262,16 +235,18 @@ class PictureData:
         plan = self._plan(first_step, batch_size, parts, seed, stage)
         if self._frames is not None:
             for step, part, index, views in plan:
-                yield self._colour(self._resident_batch(index, views), step, part, batch_size // parts, seed, stage)
+                batch = self._resident_batch(index, views, masks)
+                yield self._colour(batch, step, part, batch_size // parts, seed, stage)
             return
         waiting: deque[Decoding] = deque()
         for step, part, index, views in plan:
-            waiting.append(self._decode_ahead(step, part, index, views))
+            waiting.append(self._decode_ahead(step, part, index, views, masks))
             if len(waiting) > AHEAD:
                 ready = waiting.popleft()
                 for job in ready.jobs:
                     job.result()
                 batch = self._batch(ready.index, ready.images)
+                batch.masks = None if ready.masks is None else ready.masks.to(self.device, non_blocking=True)
                 yield self._colour(batch, ready.step, ready.part, batch_size // parts, seed, stage)
 
     def _plan(
@@ -294,35 +269,47 @@ class PictureData:
                 yield step, part, index[rows], views.slice(rows.start, rows.stop)
             step += 1
 
-    def _resident_batch(self, index: Tensor, views: Views) -> Batch:
+    def _resident_batch(self, index: Tensor, views: Views, masks: MaskLoader | None) -> Batch:
         assert self._frames is not None
         fields = self.fields
         frames = self._frames[index.to(self.device)]
         room = self.resize - fields.size
         top, left = window_offsets(views, fields.augment, (room, room))
-        return self._batch(index, take_windows(frames, top, left, fields.size, views.flip))
+        windows = take_windows(frames, top, left, fields.size, views.flip, fill=fields.augment.border)
+        batch = self._batch(index, windows)
+        if masks is not None:
+            own = torch.stack([self._mask_frame(masks(int(i))) for i in index])[:, None].to(self.device)
+            batch.masks = take_windows(own, top, left, fields.size, views.flip, fill=VOID)[:, 0]
+        return batch
 
-    def _decode_ahead(self, step: int, part: int, index: Tensor, views: Views) -> Decoding:
+    def _mask_frame(self, mask: Tensor) -> Tensor:
+        """A mask resized to the frame from which windows are taken."""
+        side, keep_aspect = self.resize, self.fields.keep_aspect
+        return place(mask, fit(*mask.shape, size=side, resize=side, keep_aspect=keep_aspect), side, mask=True)
+
+    def _decode_ahead(self, step: int, part: int, index: Tensor, views: Views, masks: MaskLoader | None) -> Decoding:
         """Have a batch decoded into one block of memory, channels innermost as decoders give them."""
         count, side = len(index), self.fields.size
         images = torch.empty(count, side, side, self.source.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
-        index = index.clone()
-        starts = range(0, count, PICTURES_A_JOB)
-        jobs = [
-            self.pool.submit(self._fill, images, index, views, range(start, min(start + PICTURES_A_JOB, count)))
-            for start in starts
-        ]
-        return Decoding(step, part, index, images, jobs)
+        own = torch.empty(count, side, side, dtype=torch.uint8) if masks is not None else None
+        decoding = Decoding(step, part, index.clone(), images, own, [])
+        for start in range(0, count, PICTURES_A_JOB):
+            rows = range(start, min(start + PICTURES_A_JOB, count))
+            decoding.jobs.append(self.pool.submit(self._fill, decoding, views, rows, masks))
+        return decoding
 
-    def _fill(self, images: Tensor, index: Tensor, views: Views, rows: range) -> None:
+    def _fill(self, batch: Decoding, views: Views, rows: range, masks: MaskLoader | None) -> None:
         """Write some rows of a batch; the position of a faulty picture's substitute goes into `index`."""
+        size = self.fields.size
         for row in rows:
-            picture, found = self._view(int(index[row]), views, row)
-            images[row].copy_(picture)
-            index[row] = found
+            image, placement, found = self._view(int(batch.index[row]), views, row)
+            batch.images[row].copy_(place(image, placement, size, border=self.fields.augment.border))
+            batch.index[row] = found
+            if masks is not None and batch.masks is not None:
+                batch.masks[row].copy_(place(masks(found), placement, size, mask=True))
 
-    def _view(self, index: int, views: Views, row: int) -> tuple[Tensor, int]:
-        """One picture decoded and brought into its random view; a faulty one is replaced by the next of the split."""
+    def _view(self, index: int, views: Views, row: int) -> tuple[Tensor, Placement, int]:
+        """One picture decoded, with its random view; a faulty one is replaced by the next of the split."""
         fields = self.fields
         for attempt in range(len(self.source)):
             try:
@@ -344,7 +331,7 @@ class PictureData:
             resize=self.resize,
             keep_aspect=fields.keep_aspect,
         )
-        return place(image, placement, fields.size), index
+        return image, placement, index
 
     def _colour(self, batch: Batch, step: int, part: int, each: int, seed: int, stage: str) -> Batch:
         augment = self.fields.augment
@@ -372,11 +359,11 @@ class PictureData:
         own = self.splits[split][self.share.rank :: self.share.world]
         for start in range(0, len(own), batch_size):
             index = own[start : start + batch_size]
-            batch = self._evaluation_batch(index, fields)
+            batch = self.evaluation_batch(index, fields)
             if batch is not None:
                 yield batch
 
-    def _evaluation_batch(self, index: Tensor, fields: frozenset[str]) -> Batch | None:
+    def evaluation_batch(self, index: Tensor, fields: frozenset[str]) -> Batch | None:
         """The pictures of a batch that can be read; None where none can."""
         if not fields & {"boxes", "masks", "parts"} and self._frames is not None:
             batch = self._batch(index, self.pictures(index))
@@ -386,6 +373,10 @@ class PictureData:
         found = [(i, s) for i, s in zip(index.tolist(), self.pool.map(read, index.tolist()), strict=True) if s]
         if not found:
             return None
+        return self._gathered(found, fields)
+
+    def _gathered(self, found: list[tuple[int, Sample]], fields: frozenset[str]) -> Batch:
+        """Samples of one size, with their positions, as a batch for evaluation."""
         index, samples = torch.tensor([i for i, _ in found]), [sample for _, sample in found]
         batch = self._batch(index, torch.stack([sample.image for sample in samples]))
         batch.images = batch.images.float() / 255
@@ -396,6 +387,41 @@ class PictureData:
         if "parts" in fields and all(s.parts is not None for s in samples):
             batch.parts = torch.stack([s.parts for s in samples if s.parts is not None]).to(self.device)
         return batch
+
+    def native(self, index: int, *, whole: bool = False) -> Sample | None:
+        """One picture at its own size (`whole`: with mask, parts and boxes); None for a faulty one that is set aside."""
+        try:
+            if whole:
+                return self._read(self.source.load, index)
+            return Sample(id=self.source.records[index].id, image=self._image(index))
+        except FaultySample:
+            return None
+
+    def native_batch(self, index: int, fields: frozenset[str]) -> Batch | None:
+        """One picture at its own size as a batch; None where it cannot be read."""
+        sample = self.native(index, whole=bool(fields & {"boxes", "masks", "parts"}))
+        return None if sample is None else self._gathered([(index, sample)], fields)
+
+    def native_batches(self, split: str, batch_size: int, *, fields: frozenset[str] = frozenset()) -> Iterator[Batch]:
+        """As `evaluation_batches`, with every picture at its own size; neighbours of one size share a batch.
+
+        Where masks are asked for, pictures without one are left out.
+        """
+        whole = bool(fields & {"boxes", "masks", "parts"})
+        waiting: list[tuple[int, Sample]] = []
+        wanted = [i for i in self.splits[split].tolist() if "masks" not in fields or self.source.records[i].has_mask]
+        own = wanted[self.share.rank :: self.share.world]
+        for start in range(0, len(own), batch_size):
+            chunk = own[start : start + batch_size]
+            for index, sample in zip(chunk, self.pool.map(lambda i: self.native(i, whole=whole), chunk), strict=True):
+                if sample is None:
+                    continue
+                if waiting and (len(waiting) == batch_size or sample.image.shape != waiting[0][1].image.shape):
+                    yield self._gathered(waiting, fields)
+                    waiting = []
+                waiting.append((index, sample))
+        if waiting:
+            yield self._gathered(waiting, fields)
 
     def pictures(self, index: Tensor) -> Tensor:
         """Pictures in the fixed frame, uint8 `(n, C, size, size)`, on the device."""
@@ -437,12 +463,14 @@ class PictureData:
             parts=None if sample.parts is None else place(sample.parts, placement, size, mask=True),
         )
 
-    def has(self, field: str, split: str) -> bool:
-        """Whether the pictures of a split come with `targets`, `boxes` or `masks`."""
+    def has(self, field: str, split: str, *, of_some: bool = False) -> bool:
+        """Whether the pictures of a split come with `targets`, `boxes` or `masks`; `of_some`: whether at least one does."""
         indices = self.splits.get(split, torch.empty(0)).tolist()
         if field == "targets":
             return self._targets is not None
         records = (self.source.records[i] for i in indices[:64])
         if field == "boxes":
             return bool(indices) and any(r.boxes or r.has_mask for r in records)
+        if of_some:
+            return any(self.source.records[i].has_mask for i in indices)
         return bool(indices) and all(r.has_mask for r in records)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def run_lengths(mask: Bool[Tensor, "h w"]) -> list[int]:
     flat = mask.bool().T.reshape(-1)
     changes = (flat[1:] != flat[:-1]).nonzero().flatten() + 1
     ends = [0, *changes.tolist(), len(flat)]
-    runs = [end - start for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    runs = [end - start for start, end in itertools.pairwise(ends)]
     return [0, *runs] if len(flat) and bool(flat[0]) else runs
 
 

@@ -96,7 +96,7 @@ def decode_mask(path: Path, *, name: str = "") -> Tensor:
 
 def _read(path: Path | str, name: str) -> bytearray:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file:  # noqa: PTH123  # a Path made only to open it costs more than a small file
             return bytearray(file.read())
     except OSError as error:
         raise FaultyPicture(name, "missing", error.strerror or "cannot be opened") from error

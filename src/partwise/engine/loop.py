@@ -102,13 +102,18 @@ def _compute(stage: ComputeStage, job: Job) -> dict[str, Any]:
     begun = time.monotonic()
     made = 0
     own = items[share.rank :: share.world]
-    for number, item in enumerate(own):
-        if not products.path(stage.name, item).exists():
-            products.write(stage.name, item, stage.compute(item))
-            made += 1
+    missing = [item for item in own if not products.path(stage.name, item, stage.suffix).exists()]
+    for start in range(0, len(missing), stage.chunk):
+        chunk = missing[start : start + stage.chunk]
+        for item, result in zip(chunk, stage.compute_all(chunk), strict=True):
+            if isinstance(result, bytes):
+                products.write_file(stage.name, item, stage.suffix, result)
+            else:
+                products.write(stage.name, item, result)
+        made += len(chunk)
         seconds = time.monotonic() - begun
-        left = seconds / max(made, 1) * (len(own) - number - 1)
-        job.progress.update(stage.name, number + 1, len(own), left=left)
+        left = seconds / made * (len(missing) - made)
+        job.progress.update(stage.name, len(own) - len(missing) + made, len(own), left=left)
         if job.runtime.interruption.requested:
             raise Interrupted
     if share.world > 1:
@@ -121,7 +126,7 @@ def _compute(stage: ComputeStage, job: Job) -> dict[str, Any]:
         "images_per_second": made / max(seconds, 1e-9),
     }
     if job.runtime.leads:
-        products.finish(stage.name, facts | {"metrics_size": job.folder.metrics_size()})
+        products.finish(stage.name, dict(stage.facts()) | facts | {"metrics_size": job.folder.metrics_size()})
     return facts
 
 
@@ -146,7 +151,7 @@ class _Training:
         self.counters = Counters()
         self.window: dict[str, Tensor] = {}
         self.first_bad: Tensor | None = None
-        self.pictures_per_step = job.recipe.train.batch_size
+        self.pictures_per_step = stage.batch_size or job.recipe.train.batch_size
         self.last_checkpoint = time.monotonic()
 
     # -- set-up --------------------------------------------------------------------------------------------------------
@@ -410,7 +415,7 @@ class _Training:
 
     def _evaluate(self) -> None:
         """Measure (the averaged weights where there are some), log, and keep the best by the validation split."""
-        if self.job.evaluate is None:
+        if self.job.evaluate is None or not self.stage.measured:
             return
         networks = self.stage.networks()
         training = {name: network.training for name, network in networks.items()}

@@ -26,7 +26,7 @@ from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor
 
 from partwise.config import TrainFields, UserError
-from partwise.data.loading import Share
+from partwise.data.sharing import Share
 
 Precision = Literal["64-true", "32-true", "bf16-mixed", "16-mixed"]
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import quote, unquote
 
 import torch
@@ -53,13 +53,17 @@ class Products:
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}: is not JSON ({error}); --fresh starts the run anew") from None
 
-    def path(self, stage: str, item: str) -> Path:
+    def path(self, stage: str, item: str, suffix: str = ".safetensors") -> Path:
         """The file of one item; any text may name an item."""
-        return self.folder(stage) / f"{quote(item, safe='')}.safetensors"
+        return self.folder(stage) / f"{quote(item, safe='')}{suffix}"
 
     def write(self, stage: str, item: str, tensors: Mapping[str, Tensor]) -> None:
         """Store one item's tensors, whole or not at all."""
         write_atomically(self.path(stage, item), save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}))
+
+    def write_file(self, stage: str, item: str, suffix: str, data: bytes) -> None:
+        """Store one item as a file of another kind, such as a PNG, whole or not at all."""
+        write_atomically(self.path(stage, item, suffix), data)
 
     def read(self, stage: str, item: str) -> dict[str, Tensor]:
         """One item's tensors. Raises UserError where the file is torn."""
@@ -109,6 +113,10 @@ class TrainStage(Stage):
     steps_per_epoch: int
     parts: int = 1
     ema: float | None = None
+    measured: bool = True
+    """Whether the suites of `evaluate.during` say something about what it trains."""
+    batch_size: int | None = None
+    """Pictures a step, where it is not `train.batch_size`: rates are told by it."""
 
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
@@ -166,13 +174,26 @@ class TrainStage(Stage):
 class ComputeStage(Stage):
     """A stage that makes products item by item, resumable at any item."""
 
+    suffix: ClassVar[str] = ".safetensors"
+    """Of the files of its products; another one where `compute` gives bytes."""
+    chunk: int = 1
+    """Items that are computed together."""
+
     @abstractmethod
     def items(self) -> Sequence[str]:
         """The names of all items, in order."""
 
-    @abstractmethod
-    def compute(self, item: str) -> Mapping[str, Tensor]:
-        """One item's tensors: a function of the item and of earlier products alone."""
+    def compute(self, item: str) -> Mapping[str, Tensor] | bytes:
+        """One item's tensors, or its file: a function of the item and of earlier products alone."""
+        raise AssertionError(f"stage {self.name}: needs compute or compute_all")
+
+    def compute_all(self, items: Sequence[str]) -> Sequence[Mapping[str, Tensor] | bytes]:
+        """Up to `chunk` items' products; what one gives must not depend on the others."""
+        return [self.compute(item) for item in items]
+
+    def facts(self) -> Mapping[str, Any]:
+        """What else the index of the stage's products says."""
+        return {}
 
     def restore(self, products: Products) -> None:
         return

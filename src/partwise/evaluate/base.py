@@ -30,6 +30,9 @@ Images: TypeAlias = "Callable[[Sequence[int]], Tensor]"
 Redraw: TypeAlias = "Callable[[Sequence[int]], Tensor]"
 """Positions in the source -> the model's maps `(n, K, h, w)` of those pictures, computed anew."""
 
+Again: TypeAlias = "Callable[[int], Batch | None]"
+"""A position in the source -> that picture as it was measured, a batch of one; None where it can no longer be read."""
+
 
 @runtime_checkable
 class Classifier(Protocol):
@@ -76,6 +79,12 @@ class Evaluator(ABC):
     """A suite of measurements, made for the classes of one source."""
 
     suite: ClassVar[str]
+    family: ClassVar[str] = ""
+    """The first half of its numbers' names, where that is not the suite."""
+    split: ClassVar[str | None] = None
+    """The split that it measures whatever split is reported; None for that one."""
+    native: ClassVar[bool] = False
+    """Whether pictures and masks come at their own size instead of in the network's frame."""
     metrics: ClassVar[tuple[str, ...]]
     """The names it may give, without the suite."""
     needs: ClassVar[type]
@@ -103,6 +112,10 @@ class Evaluator(ABC):
     ) -> Evaluation:
         """The numbers of all rows, sorted by `index`. Pictures are drawn only where `images` is given."""
 
+    def show(self, model: Any, rows: Rows, found: Evaluation, again: Again) -> list[Picture]:
+        """Further pictures, for which the model is asked once more; `found` is what `conclude` gave."""
+        return []
+
     def why_not(self, model: object, batch: Batch) -> str | None:
         """Why this suite cannot measure this model on such data, as one line; None where it can."""
         if not isinstance(model, self.needs):
@@ -116,6 +129,8 @@ class Evaluator(ABC):
 SUITES: Mapping[str, str] = {
     "classification": "partwise.evaluate.classification:Classification",
     "localization": "partwise.evaluate.localization:Localization",
+    "segmentation": "partwise.evaluate.segmentation:Segmentation",
+    "pseudo_masks": "partwise.evaluate.segmentation:PseudoMasks",
 }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from partwise.config import UserError
 from partwise.data.sample import Batch
-from partwise.evaluate.base import Evaluation, Evaluator, Images, Mapper, Redraw, Rows
+from partwise.evaluate.base import Again, Evaluation, Evaluator, Images, Mapper, Redraw, Rows
 
 Gather = Callable[[Rows], Rows]
 """This process's rows (none: an empty mapping) -> the rows of all processes, in any order."""
@@ -27,6 +27,7 @@ def run_suite(
     *,
     validation: Iterable[Batch] | None,
     images: Images | None = None,
+    again: Again | None = None,
     gather: Gather | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -41,7 +42,11 @@ def run_suite(
         chosen, _ = collect(evaluator, model, validation, gather=gather, progress=progress)
     rows, device = collect(evaluator, model, batches, gather=gather, progress=progress)
     redraw = _redrawing(model, images, device) if images is not None and isinstance(model, Mapper) else None
-    return evaluator.conclude(rows, chosen, images=images, redraw=redraw)
+    found = evaluator.conclude(rows, chosen, images=images, redraw=redraw)
+    if again is not None:
+        with torch.inference_mode():
+            found.pictures.extend(evaluator.show(model, rows, found, again))
+    return found
 
 
 def collect(

@@ -13,15 +13,14 @@ import math
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from partwise.config import UserError
 from partwise.data.sample import Batch
-from partwise.evaluate.base import Evaluation, Evaluator, Images, Redraw, Rows
-from partwise.evaluate.segmentation_pictures import sweep_curves, worst, worst_rows
+from partwise.evaluate.base import Again, Evaluation, Evaluator, Images, Redraw, Rows
+from partwise.evaluate.segmentation_pictures import Row, sweep_curves, worst, worst_rows
 from partwise.ops.confusion import (
     best_class,
     class_counts,
@@ -48,9 +47,6 @@ MOST_CLASSES = 32
 MOST_PARTS = 16
 NOTHING = "no pixel of any mask is counted"
 
-Again: TypeAlias = Callable[[Sequence[int]], Batch]
-"""Positions in the source -> these pictures with what the suite wants, as they were measured, on the model's device."""
-
 
 @runtime_checkable
 class Seeder(Protocol):
@@ -76,10 +72,10 @@ class PseudoLabeller(Protocol):
     """Has made masks for its training pictures, by name."""
 
     def pseudo_mask(self, id: str, /) -> Tensor | None:
-        """The mask uint8 `(H, W)` in the frame that the network sees, 255 where it is undecided; None if there is none."""
+        """The mask uint8 `(H, W)` in the frame in which it is measured, 255 where it is undecided; None if there is none."""
 
 
-class SeederOrSegmenter(ABC):
+class SeederOrSegmenter(ABC):  # noqa: B024  told by its hook, as a protocol of which half is enough
     """What the suite needs: one of the two is enough, and both give all numbers."""
 
     @classmethod
@@ -92,6 +88,7 @@ class Segmentation(Evaluator):
 
     suite: ClassVar[str] = "segmentation"
     metrics: ClassVar[tuple[str, ...]] = ("cam_miou", "cam_precision", "cam_recall", "miou")
+    native: ClassVar[bool] = True
     needs: ClassVar[type] = SeederOrSegmenter
     wants: ClassVar[frozenset[str]] = frozenset({"targets", "masks"})
     optional: ClassVar[frozenset[str]] = frozenset({"parts"})
@@ -101,6 +98,15 @@ class Segmentation(Evaluator):
         super().__init__(classes)
         self.num_values = len(self.classes) + 1
         self.thresholds = threshold_grid(STEP)
+
+    def why_not(self, model: object, batch: Batch) -> str | None:
+        """Also refuses maps of pictures that show more than MOST_CLASSES classes."""
+        refusal = super().why_not(model, batch)
+        if refusal is None and isinstance(model, Seeder) and batch.targets is not None:
+            most = int(multi_hot(batch.targets, len(self.classes)).sum(dim=1).max())
+            if most > MOST_CLASSES:
+                return f"suite {self.suite!r} needs pictures of at most {MOST_CLASSES} classes, and one shows {most}"
+        return refusal
 
     def measure(self, model: object, batch: Batch) -> Rows:
         """Per picture: the sweep over its maps (see ops/confusion.py), and the counts of the network's mask."""
@@ -193,6 +199,7 @@ class PseudoMasks(Evaluator):
     family: ClassVar[str] = "segmentation"
     """The number belongs with those of the other masks, and is named so."""
     metrics: ClassVar[tuple[str, ...]] = ("pseudo_miou",)
+    native: ClassVar[bool] = True
     needs: ClassVar[type] = PseudoLabeller
     wants: ClassVar[frozenset[str]] = frozenset({"masks"})
     split: ClassVar[str | None] = "train"
@@ -313,9 +320,15 @@ def draw_worst(
     counts: Mapping[str, Tensor],
     again: Again,
 ) -> Picture:
-    """The pictures with the lowest IoU of the last column; `counts` `(n, 3, K + 1)` of every column, as `rows` are sorted."""
+    """The pictures with the lowest IoU of the last column; `counts` `(n, 3, K + 1)` of every column, as `rows` are sorted.
+
+    `columns` name -> a batch's masks. Pictures that can no longer be read are passed over.
+    """
     scores = {column: mean_iou(own) for column, own in counts.items()}
-    batch = again(rows["index"][worst(scores[list(scores)[-1]])].tolist())
-    places = torch.searchsorted(rows["index"], batch.index.cpu())
-    masks = {column: find(batch).cpu() for column, find in columns.items()}
-    return worst_rows(name, title, batch, classes, masks, {column: own[places] for column, own in scores.items()})
+    shown = []
+    for place in worst(scores[list(scores)[-1]]).tolist():
+        batch = again(int(rows["index"][place]))
+        if batch is not None:
+            masks = {column: find(batch)[0].cpu() for column, find in columns.items()}
+            shown.append(Row(batch, masks, {column: float(own[place]) for column, own in scores.items()}))
+    return worst_rows(name, title, shown, classes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from partwise.ops.confusion import mean_iou, precision_recall
 if TYPE_CHECKING:
     from partwise.report.values import Cell, Picture
 
-NUM_SHOWN = 8
+NUM_SHOWN = 6
 
 
 def sweep_curves(counts: Tensor, thresholds: Tensor, chosen: float) -> Picture:
@@ -50,50 +51,59 @@ def worst(scores: Tensor) -> Tensor:
     return order[: min(NUM_SHOWN, int((~scores.isnan()).sum()))]
 
 
-def worst_rows(
-    name: str,
-    title: str,
-    batch: Batch,
-    classes: Sequence[str],
-    masks: Mapping[str, Tensor],
-    scores: Mapping[str, Tensor],
-) -> Picture:
-    """The pictures of a batch, a row each: the picture, every mask with its IoU below, the truth."""
+@dataclass(frozen=True)
+class Row:
+    """One picture as a batch of one, the masks found in it uint8 `(H, W)` by name, and their IoU by the same names."""
+
+    batch: Batch
+    masks: Mapping[str, Tensor]
+    scores: Mapping[str, float]
+
+    @property
+    def truth(self) -> Tensor:
+        """The true mask, on the host."""
+        assert self.batch.masks is not None
+        return self.batch.masks[0].cpu()
+
+
+def worst_rows(name: str, title: str, rows: Sequence[Row], classes: Sequence[str]) -> Picture:
+    """One picture a line: itself, every mask with its IoU below, the truth."""
     from partwise.report import masks as drawing
     from partwise.report.values import Picture
 
-    assert batch.masks is not None
-    shown = {**masks, "truth": batch.masks.cpu()}
     colours = drawing.class_colours(len(classes))
-    tiles = [drawing.fit_tile(image, len(shown) + 1) for image in as_pixels(batch.images)]
-    columns = {"picture": tiles} | {
-        column: [drawing.overlay_mask(tile, mask.numpy(), colours) for tile, mask in zip(tiles, own, strict=True)]
-        for column, own in shown.items()
-    }
-    named = [", ".join(classes[value - 1] for value in _values(mask)) for mask in shown["truth"]]
-    captions = {"picture": named} | {
-        column: [f"IoU {value:.2f}" for value in own.tolist()] for column, own in scores.items()
-    }
-    seen = sorted({value for own in shown.values() for value in _values(own)})
+    columns: dict[str, list[Any]] = {}
+    captions: dict[str, list[str]] = {}
+    seen: set[int] = set()
+    for row in rows:
+        shown = {**row.masks, "truth": row.truth}
+        tile = drawing.fit_tile(as_pixels(row.batch.images)[0], len(shown) + 1)
+        columns.setdefault("picture", []).append(tile)
+        captions.setdefault("picture", []).append(_named(row.truth, classes))
+        for column, mask in shown.items():
+            columns.setdefault(column, []).append(drawing.overlay_mask(tile, mask.numpy(), colours))
+            seen.update(_values(mask))
+        for column, score in row.scores.items():
+            captions.setdefault(column, []).append(f"IoU {score:.2f}")
     table: list[dict[str, Cell]] = [
         {
-            "index": int(batch.index[row]),
-            "id": batch.ids[row],
-            "classes": named[row],
-            **{f"iou {column}": round(float(own[row]), 4) for column, own in scores.items()},
+            "index": int(row.batch.index[0]),
+            "id": row.batch.ids[0],
+            "classes": _named(row.truth, classes),
+            **{f"iou {column}": round(score, 4) for column, score in row.scores.items()},
         }
-        for row in range(len(batch))
+        for row in rows
     ]
     return Picture(
         name=name,
         title=title,
-        caption=f"The {len(batch)} pictures with the lowest mean IoU of their classes and the ground. Hatched pixels are "
+        caption=f"The {len(rows)} pictures with the lowest mean IoU of their classes and the ground. Hatched pixels are "
         "void and counted nowhere.",
         image=drawing.rows_figure(
             columns,
             captions,
-            legend={classes[value - 1]: colours[value - 1] for value in seen},
-            void=bool((shown["truth"] == VOID).any()),
+            legend={classes[value - 1]: colours[value - 1] for value in sorted(seen)},
+            void=any(bool((row.truth == VOID).any()) for row in rows),
         ),
         rows=table,
     )
@@ -102,3 +112,7 @@ def worst_rows(
 def _values(mask: Tensor) -> list[int]:
     """The classes that a mask shows, as mask values."""
     return [value for value in mask.unique().tolist() if value not in (0, VOID)]
+
+
+def _named(mask: Tensor, classes: Sequence[str]) -> str:
+    return ", ".join(classes[value - 1] for value in _values(mask))

@@ -14,9 +14,9 @@ from partwise.config import Paper, Recipe
 from partwise.data.loading import PictureData
 from partwise.data.sample import Source
 from partwise.engine.loop import Job
-from partwise.engine.stages import Stage
+from partwise.engine.stages import Products, Stage
 from partwise.models.saved import NetworkSpec
-from partwise.report.values import Prediction
+from partwise.report.values import MaskPrediction, Prediction
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Method(ABC):
 
     name: ClassVar[str]
     paper: ClassVar[Paper]
+    native: ClassVar[bool] = False
+    """Whether `predict` takes pictures at their own size instead of in the network's frame."""
+    products: Products | None = None
+    """What the stages of the run left; None where there are only weights."""
 
     def __init__(self, recipe: Recipe, facts: DataFacts) -> None:
         self.recipe = recipe
@@ -62,8 +66,9 @@ class Method(ABC):
         """The stages in order; cheap to make, prepared when their turn comes."""
 
     @abstractmethod
-    def predict(self, images: Tensor) -> list[Prediction]:
-        """One typed result a picture, from float images `(B, C, S, S)` in [0, 1] in the network's frame."""
+    def predict(self, images: Tensor) -> Sequence[Prediction | MaskPrediction]:
+        """One typed result a picture, from float images `(B, C, S, S)` in [0, 1] in the network's frame, or of any size
+        where the method is `native`."""
 
     def load(self, networks: Mapping[str, nn.Module]) -> None:
         """Take the weights of saved networks."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "cutmix": "partwise.methods.cutmix.method:CutMixMethod",
+    "ppl": "partwise.methods.ppl.method:PplMethod",
 }
 """Name -> "module:Class". Beside the module stands `config`, which holds `BOOK`, the method's recipes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from partwise.config import Recipe, UserError
+from partwise.engine.stages import Products
 from partwise.methods.base import DataFacts, Method
 from partwise.methods.recipes import load_recipe
 from partwise.methods.table import find_method
 from partwise.models.saved import load_networks, save_networks
-from partwise.report.values import Prediction
+from partwise.report.values import MaskPrediction, Prediction
 from partwise.run import RunFolder
 
 
@@ -35,8 +37,9 @@ class TrainedRun:
     def classes(self) -> tuple[str, ...]:
         return tuple(self.method.classes)
 
-    def predict(self, images: Tensor) -> list[Prediction]:
-        """One result a picture, from float images `(B, 3, S, S)` in [0, 1] at the recipe's `data.size`."""
+    def predict(self, images: Tensor) -> Sequence[Prediction | MaskPrediction]:
+        """One result a picture, from float images `(B, 3, S, S)` in [0, 1] at the recipe's `data.size` (methods that make
+        masks take any size)."""
         return self.method.predict(images)
 
 
@@ -70,6 +73,7 @@ def load_trained(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
     bare = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": None})})
     method = find_method(recipe.method_name)(bare, known)
     method.load(saved.networks)
+    method.products = Products(folder.products)
     method.to(torch.device(device))
     if recipe.train.channels_last:  # the layout it was trained in: the same sums in the same order
         for network in method.networks().values():

@@ -234,10 +234,11 @@ class AffinityHead(nn.Module):
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         pairs = zip(channels, AFFINITY_WIDTHS, strict=True)
-        self.reduce = nn.ModuleList(nn.Conv2d(inputs, width, 1, bias=False) for inputs, width in pairs)
-        self.join = nn.Conv2d(sum(AFFINITY_WIDTHS), sum(AFFINITY_WIDTHS), 1, bias=False)
-        for layer in self.reduce:
+        layers = [nn.Conv2d(inputs, width, 1, bias=False) for inputs, width in pairs]
+        for layer in layers:
             nn.init.kaiming_normal_(layer.weight)
+        self.reduce = nn.ModuleList(layers)
+        self.join = nn.Conv2d(sum(AFFINITY_WIDTHS), sum(AFFINITY_WIDTHS), 1, bias=False)
         nn.init.xavier_uniform_(self.join.weight, gain=4)
 
     def forward(self, taps: Sequence[Tensor], factors: Sequence[float]) -> Tensor:

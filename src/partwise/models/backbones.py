@@ -18,6 +18,7 @@ from partwise.models.cifar_resnet import CifarResNet
 from partwise.models.contract import Backbone
 from partwise.models.pyramidnet import PyramidNet
 from partwise.models.wide_resnet import WideResNet
+from partwise.models.wide_resnet38 import WideResNet38
 
 __all__ = ["OWN", "Backbone", "build_backbone"]
 
@@ -37,6 +38,7 @@ OWN: Mapping[str, tuple[Callable[..., Backbone], Mapping[str, Any]]] = MappingPr
         "wrn16-8": (WideResNet, {"depth": 16, "widen": 8}),
         "wrn28-10": (WideResNet, {"depth": 28, "widen": 10}),
         "wrn40-4": (WideResNet, {"depth": 40, "widen": 4}),
+        "resnet38": (WideResNet38, {}),
     }
 )
 """Name -> (class, the arguments the name stands for). The families without numbers take them as arguments."""

@@ -144,10 +144,11 @@ class CifarResNet(Backbone):
         self.num_features, self.stride = self.stage_channels[-1], self.stage_strides[-1]
         initialise(self)
 
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
+    def block(self, number: int, x: Tensor) -> Tensor:
+        if number == 0:
+            x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = self.stages[number](x)
+        return x
+
+    def block_modules(self, number: int) -> list[nn.Module]:
+        return [self.stages[number]] if number else [self.conv1, self.bn1, self.stages[0]]

@@ -20,9 +20,29 @@ class Backbone(nn.Module, ABC):
     stage_channels: tuple[int, ...]
     stage_strides: tuple[int, ...]
 
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks `block` runs, one a stage."""
+        return len(self.stage_strides)
+
     @abstractmethod
+    def block(self, number: int, x: Tensor) -> Tensor:
+        """Block `number` on what the block before it gave (block 0: on images); x stays as it is.
+
+        All blocks in turn are `forward`. Raises UserError for networks that are no chain of blocks.
+        """
+
+    @abstractmethod
+    def block_modules(self, number: int) -> list[nn.Module]:
+        """The modules that `block` runs, for freezing. Raises UserError as `block` does."""
+
     def forward_stages(self, x: Tensor) -> list[Tensor]:
         """One map a stage, shallow to deep, with `stage_channels` and `stage_strides`."""
+        maps = []
+        for number in range(self.num_blocks):
+            x = self.block(number, x)
+            maps.append(x)
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
         """The last map `(B, num_features, h, w)`, after the final norm and activation: what a head pools."""

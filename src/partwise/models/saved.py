@@ -24,7 +24,15 @@ from torch import Tensor, nn
 
 from partwise.config import UserError, nearest
 
-BUILDERS: Mapping[str, str] = MappingProxyType({"classifier": "partwise.models.heads:build_classifier"})
+BUILDERS: Mapping[str, str] = MappingProxyType(
+    {
+        "classifier": "partwise.models.heads:build_classifier",
+        "patch_learning": "partwise.models.patch_learning:build_patch_learning",
+        "irn": "partwise.models.affinity:build_irn",
+        "affinity_net": "partwise.models.affinity:build_affinity_net",
+        "segmenter": "partwise.models.segmentation:build_segmenter",
+    }
+)
 """What a header may name -> the function, inside partwise.models, that is called with the header's arguments."""
 
 HEADER = "partwise"

@@ -5,6 +5,7 @@ Nothing is downloaded: networks are created without weights, and names that carr
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ class TimmBackbone(Backbone):
         with quiet(self.network), called_modules(self.network) as called:
             blank = torch.zeros(1, int(arguments.get("in_chans", 3)), *size)
             last, stages = self._probe(blank)
+        ends = [str(row["module"]) for row in self.network.feature_info]
         drop_unused(self.network, called)
         self.num_features = last.shape[1]
         self._taps = pick_taps([int(stage.shape[-1]) for stage in stages])
@@ -71,6 +73,10 @@ class TimmBackbone(Backbone):
             strides[-1] //= 2
         self.stage_strides = tuple(strides[tap] for tap in self._taps)
         self.stride = strides[-1]
+        own = called.difference(module for path in self._norms for module in self.network.get_submodule(path).modules())
+        self._blocks = chain_of_blocks(self.network, [ends[tap] for tap in self._taps], own)
+        if self._blocks and not self._chains(blank, last):
+            self._blocks = []
 
     def forward(self, x: Tensor) -> Tensor:
         with self._sizes_explained(x):
@@ -80,6 +86,39 @@ class TimmBackbone(Backbone):
     def forward_stages(self, x: Tensor) -> list[Tensor]:
         with self._sizes_explained(x):
             return list(self.network.forward_intermediates(x, indices=self._taps, intermediates_only=True))
+
+    def block(self, number: int, x: Tensor) -> Tensor:
+        size = x.shape[-2:]
+        for path in self._block_paths(number):
+            x = self.network.get_submodule(path)(x)
+        return self._finish(x, size) if number + 1 == self.num_blocks else x
+
+    def block_modules(self, number: int) -> list[nn.Module]:
+        paths = [*self._block_paths(number), *(self._norms if number + 1 == self.num_blocks else [])]
+        return [self.network.get_submodule(path) for path in paths]
+
+    def _block_paths(self, number: int) -> list[str]:
+        if not self._blocks:
+            raise UserError(
+                f"network {self.name!r}: its stages are no chain of blocks on maps, which patch learning needs; "
+                "choose a ResNet, RegNet, EfficientNet or ConvNeXt"
+            )
+        return self._blocks[number]
+
+    def _chains(self, blank: Tensor, last: Tensor) -> bool:
+        """Whether the blocks, one after the other, are the network: the same last map of a picture, maps in between."""
+        generator = torch.Generator().manual_seed(0)
+        picture = torch.rand(blank.shape, generator=generator)
+        with quiet(self.network):
+            x, expected = picture, self.forward(picture)
+            try:
+                for number in range(self.num_blocks):
+                    x = self.block(number, x)
+                    if x.ndim != 4 or (number + 1 < self.num_blocks and x.shape[1] != self.stage_channels[number]):
+                        return False
+            except (RuntimeError, TypeError, ValueError):
+                return False
+        return x.shape == last.shape and torch.allclose(x, expected, rtol=1e-4, atol=1e-5)
 
     @contextmanager
     def _sizes_explained(self, x: Tensor) -> Iterator[None]:
@@ -227,6 +266,32 @@ def called_modules(network: nn.Module) -> Iterator[set[nn.Module]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def chain_of_blocks(network: nn.Module, ends: list[str], called: set[nn.Module]) -> list[list[str]]:
+    """The modules that ran, in order, cut behind each of `ends`; what follows the last end joins the last block.
+
+    Empty where an end is not reached that way. Whether the blocks make the network is for the caller to try.
+    """
+    units: list[str] = []
+
+    def walk(parent: nn.Module, prefix: str) -> None:
+        for name, child in parent.named_children():
+            path = prefix + name
+            if called.isdisjoint(child.modules()):
+                continue
+            if any(end.startswith(f"{path}.") for end in ends):
+                walk(child, f"{path}.")
+            else:
+                units.append(path)
+
+    walk(network, "")
+    if not all(end in units for end in ends):
+        return []
+    borders = [0, *(units.index(end) + 1 for end in ends[:-1]), len(units)]
+    if borders != sorted(borders):
+        return []
+    return [units[low:high] for low, high in itertools.pairwise(borders)]
 
 
 def drop_unused(network: nn.Module, called: set[nn.Module]) -> None:

@@ -71,11 +71,11 @@ class WideResNet(Backbone):
         self.bn_final = nn.BatchNorm2d(inputs)
         initialise(self)
 
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        x = self.conv1(x)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        maps[-1] = F.relu(self.bn_final(x), inplace=True)
-        return maps
+    def block(self, number: int, x: Tensor) -> Tensor:
+        x = self.stages[number](x if number else self.conv1(x))
+        return F.relu(self.bn_final(x), inplace=True) if number + 1 == len(self.stages) else x
+
+    def block_modules(self, number: int) -> list[nn.Module]:
+        first = [] if number else [self.conv1]
+        last = [self.bn_final] if number + 1 == len(self.stages) else []
+        return [*first, self.stages[number], *last]

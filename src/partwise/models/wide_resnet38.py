@@ -91,9 +91,9 @@ class WideResNet38(Backbone):
     """Six stages at strides 2, 4, 8, 8, 8, 8, the last three dilated (2, 4, 4); 4096 channels at the end.
 
     Every stage is returned after the BN - ReLU that follows it: the last after its own, the others after that of the
-    next stage's first unit, which uses nothing else of them. So stages chain (`forward_stage`), and the published taps
-    of AffinityNet are stages 2, 3 and 5. `width` multiplies all channels, rounded to multiples of 4 (from 1/64 on, stages still differ). Dropout acts in
-    training only: 0.3 in b6, 0.5 in b7.
+    next stage's first unit, which uses nothing else of them. So stages are a chain of blocks, and the published taps
+    of AffinityNet are stages 2, 3 and 5. `width` multiplies all channels, rounded to multiples of 4; from 1/64 on the
+    stages still differ. Dropout acts in training only: 0.3 in b6, 0.5 in b7.
     """
 
     @validate_call
@@ -116,28 +116,24 @@ class WideResNet38(Backbone):
         self.num_features, self.stride = widths[-1], STRIDES[-1]
         initialise(self)
 
-    def forward_stem(self, x: Tensor) -> Tensor:
-        """Images -> what the first stage takes: conv1a and the BN - ReLU behind it, at stride 1."""
-        return self._units(0)[0].activate(self.conv1a(x))
-
-    def forward_stage(self, stage: int, active: Tensor) -> Tensor:
-        """What comes before a stage (the stem or the former stage) -> its activated map."""
-        first, *others = self._units(stage)
+    def block(self, number: int, x: Tensor) -> Tensor:
+        first, *others = self._units(number)
+        active = x if number else first.activate(self.conv1a(x))
         # The first unit of every stage changes the shape, so its shortcut too starts from the activated map.
         x = first(active, active)
         for unit in others:
             x = unit(x, unit.activate(x))
-        if stage + 1 == len(STAGES):
+        if number + 1 == self.num_blocks:
             return F.relu(self.bn7(x), inplace=True)
-        return self._units(stage + 1)[0].activate(x)
+        return self._units(number + 1)[0].activate(x)
 
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        x = self.forward_stem(x)
-        maps = []
-        for stage in range(len(STAGES)):
-            x = self.forward_stage(stage, x)
-            maps.append(x)
-        return maps
+    def block_modules(self, number: int) -> list[nn.Module]:
+        first, *others = self._units(number)
+        start: list[nn.Module] = [self.conv1a, first]
+        if number:  # the norm of its first unit closes the block before
+            start = [module for module in first.children() if module is not first.bn_branch2a]
+        last = number + 1 == self.num_blocks
+        return [*start, *others, self.bn7 if last else self._units(number + 1)[0].bn_branch2a]
 
     def _units(self, stage: int) -> list[PreActivatedUnit]:
         return [self.get_submodule(name) for name in STAGES[stage]]  # type: ignore[misc]

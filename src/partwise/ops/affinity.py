@@ -71,10 +71,8 @@ def pair_targets(cells: Shaped[Tensor, "*b h w"], radius: int) -> Shaped[Tensor,
     return torch.stack([_shifted(cells, offset, radius) for offset in pair_offsets(radius)], dim=-2)
 
 
-def path_affinity(
-    edge: Float[Tensor, "b h w"] | Float[Tensor, "b 1 h w"], radius: int
-) -> Float[Tensor, "b p n"]:
-    """1 - the greatest boundary on the path between the cells of each pair, for boundary maps in [0, 1] (IRN, eq. 2).
+def path_affinity(edge: Float[Tensor, "b h w"] | Float[Tensor, "b 1 h w"], radius: int) -> Float[Tensor, "b p n"]:
+    """1 - the greatest boundary on the path between the cells of each pair, for boundary maps in [0, 1] (IRN).
 
     A gradient goes to one cell of each path, the greatest. Raises ValueError for a map that is too small.
     """
@@ -90,12 +88,10 @@ def path_affinity(
 
 
 def feature_affinity(features: Float[Tensor, "b d h w"], radius: int) -> Float[Tensor, "b p n"]:
-    """exp(-mean_d |f_i - f_j|) of each pair (AffinityNet, eq. 2). Raises ValueError for a map that is too small."""
+    """exp(-mean_d |f_i - f_j|) of each pair (AffinityNet). Raises ValueError for a map that is too small."""
     source = pair_sources(features, radius)
     # One offset at a time: the differences of all at once would be p times the features.
-    distances = [
-        (_shifted(features, offset, radius) - source).abs().mean(dim=1) for offset in pair_offsets(radius)
-    ]
+    distances = [(_shifted(features, offset, radius) - source).abs().mean(dim=1) for offset in pair_offsets(radius)]
     return torch.exp(-torch.stack(distances, dim=1))
 
 
@@ -122,9 +118,7 @@ def affinity_loss(affinity: Float[Tensor, "b p n"], labels: PairLabels) -> Float
     return (positive + _mean_over(repel, labels.negative)) / 2
 
 
-def displacement_loss(
-    displacement: Float[Tensor, "b 2 h w"], labels: PairLabels, radius: int
-) -> Float[Tensor, ""]:
+def displacement_loss(displacement: Float[Tensor, "b 2 h w"], labels: PairLabels, radius: int) -> Float[Tensor, ""]:
     """IRN's loss of the field of vectors (dy, dx) from every cell to the centre of its object.
 
     For cells p and q = p + offset: the mean of |d(p) - d(q) - offset| over both channels of foreground pairs, and of
@@ -141,7 +135,7 @@ def displacement_loss(
 def _mean_over(values_of_pairs: Tensor, mask: Tensor, *, values: int = 1) -> Tensor:
     """The sum over the pairs of a mask by their number, where a pair stands for so many `values`."""
     total = torch.where(mask, values_of_pairs, 0).sum()
-    return total / (values * mask.sum() + EPSILON)
+    return total / (values * mask.sum().to(total.dtype) + EPSILON)
 
 
 def _shifted(cells: Tensor, offset: Offset, radius: int) -> Tensor:

@@ -34,7 +34,9 @@ def confusion(
     true, found = truth.long(), predicted.long().masked_fill(predicted == VOID, 0)
     for name, values in (("truth", true[kept]), ("prediction", found)):
         if values.numel() and int(values.max()) >= num_classes:
-            raise ValueError(f"confusion: the {name} holds {int(values.max())}; expected below {num_classes}, or {VOID}")
+            raise ValueError(
+                f"confusion: the {name} holds {int(values.max())}; expected below {num_classes}, or {VOID}"
+            )
     flat = (_pictures(truth, 3) * num_classes + true) * num_classes + found
     counts = torch.bincount(flat[kept], minlength=len(truth) * num_classes**2)
     return counts.reshape(len(truth), num_classes, num_classes)

@@ -9,7 +9,7 @@ code, with which the presets were tuned. Not differentiable on purpose; for use 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -81,16 +81,17 @@ class DenseCrf:
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or 0 in image.shape:
             raise ValueError(f"dense CRF: a picture {tuple(image.shape)} of {image.dtype}; expected (3, H, W) of uint8")
         self.settings = settings
-        self._size = image.shape[1:]
-        position = _positions(*self._size, device=image.device)
+        self._size = (image.shape[1], image.shape[2])
+        position = _positions(*self._size, image.device)
+        features = torch.cat([position, image.flatten(1).T], dim=1)
+        deviations = features.new_tensor([settings.bilateral_std] * 2 + [settings.colour_std] * 3)
         self._kernels: list[Permutohedral] = []
+        # Divided by tensors: by a plain number, accelerators multiply with its reciprocal and round differently.
         if settings.spatial_weight > 0:
-            spatial = Permutohedral(position / settings.spatial_std)
+            spatial = Permutohedral(position / position.new_tensor(settings.spatial_std))
             self._kernels.append(spatial.normalised(settings.spatial_weight))
         if settings.bilateral_weight > 0:
-            colour = image.flatten(1).T / settings.colour_std
-            bilateral = Permutohedral(torch.cat([position / settings.bilateral_std, colour], dim=1))
-            self._kernels.append(bilateral.normalised(settings.bilateral_weight))
+            self._kernels.append(Permutohedral(features / deviations).normalised(settings.bilateral_weight))
 
     @torch.no_grad()
     def infer(self, unary: Float[Tensor, "l h w"]) -> Float[Tensor, "l h w"]:
@@ -98,8 +99,10 @@ class DenseCrf:
 
         Energies matter up to a constant a pixel. Raises ValueError for a unary of another size.
         """
-        if unary.ndim != 3 or unary.shape[0] == 0 or unary.shape[1:] != self._size:
-            raise ValueError(f"dense CRF: unary {tuple(unary.shape)}; expected (labels, {', '.join(map(str, self._size))})")
+        if unary.ndim != 3 or unary.shape[0] == 0 or tuple(unary.shape[1:]) != self._size:
+            raise ValueError(
+                f"dense CRF: unary {tuple(unary.shape)}; expected (labels, {self._size[0]}, {self._size[1]})"
+            )
         # A row a pixel: every product then moves whole rows.
         evidence = -unary.float().flatten(1).T.contiguous()
         marginals = evidence.softmax(dim=1)
@@ -162,13 +165,13 @@ def crf_labels(
     Raises ValueError where a label is not among `classes`, and as `unary_from_labels`.
     """
     occurring = labels[labels != VOID].unique()
-    admitted = occurring if classes is None else torch.tensor(sorted(set(classes)), device=labels.device)
+    admitted = occurring if classes is None else torch.tensor(sorted(set(classes) - {VOID}), device=labels.device)
     if not torch.isin(occurring, admitted).all():
         raise ValueError(f"crf_labels: labels {occurring.tolist()} are not all among classes {admitted.tolist()}")
     if len(admitted) == 0:
         return labels.clone()
     if len(admitted) == 1:
         return admitted.to(labels.dtype).expand(labels.shape).clone()
-    places = torch.searchsorted(admitted, labels.to(admitted.dtype))
+    places = torch.searchsorted(admitted, labels.to(admitted.dtype).contiguous())
     unary = unary_from_labels(torch.where(labels == VOID, VOID, places), len(admitted), confidence=confidence)
     return admitted[dense_crf(image, unary, settings).argmax(dim=0)].to(labels.dtype)

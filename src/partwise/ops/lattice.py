@@ -11,6 +11,7 @@ A corner's d coordinates are packed into one integer, in which every direction o
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,35 +52,32 @@ class Simplices:
 def enclosing_simplices(features: Float[Tensor, "n d"]) -> Simplices:
     """The simplex of the lattice around every point, for a blur of standard deviation 1 in each feature.
 
+    In float32 every rounding is that of the public C++ code: of points on the border of two simplices, frequent in flat
+    parts of a picture, each then falls on the same side, and the same corners exist.
     Raises ValueError for features that are not finite, or span more lattice cells than 63 bits can number.
     """
     num_dims = features.shape[1]
+    inverse = 1 / (num_dims + 1)
     elevated = _elevate(features)
-    quotient = (elevated / (num_dims + 1)).round()
+    quotient = (elevated * inverse).round()
     rank = _ranks(elevated - quotient * (num_dims + 1)) + quotient.sum(dim=0).long()
-    # The rounded point may lie off the plane of zero sum; these are the coordinates that bring it back.
+    # The rounded point may lie off the plane of zero sum; the coordinates of extreme rank bring it back.
     quotient += (rank < 0).to(quotient.dtype) - (rank > num_dims).to(quotient.dtype)
     rank = rank.remainder(num_dims + 1)
 
-    axes = torch.empty_like(rank).scatter_(0, rank, _column(torch.arange(num_dims + 1, device=rank.device), rank))
+    numbers = torch.arange(num_dims + 1, device=rank.device)[:, None]
+    axes = torch.empty_like(rank).scatter_(0, rank, numbers.expand_as(rank))
     falling = axes.flip(0)  # rank d first: a walk over the corners adds its direction first
-    residual = elevated / (num_dims + 1) - quotient
-    ordered = residual.gather(0, falling)
+    ordered = ((elevated - quotient * (num_dims + 1)) * inverse).gather(0, falling)
     weights = ordered - ordered.roll(1, 0)
     weights[0] += 1
 
-    nearest = quotient[:-1].long() * (num_dims + 1)
-    strides, lowest = _packing(nearest)
-    total = strides.sum()
-    steps = total - (num_dims + 1) * torch.cat([strides, strides.new_zeros(1)])
+    strides, lowest = _packing(quotient[:-1])
+    steps = strides.sum() - (num_dims + 1) * F.pad(strides, (0, 1))
     keys = torch.empty_like(rank)
-    keys[0] = ((nearest - lowest[:, None]) * strides[:, None]).sum(dim=0)
+    keys[0] = ((quotient[:-1].long() - lowest[:, None]) * strides[:, None]).sum(dim=0) * (num_dims + 1)
     keys[1:] = keys[0] + steps[falling[:-1]].cumsum(0)
     return Simplices(weights, keys, steps)
-
-
-def _column(values: Int[Tensor, " a"], like: Int[Tensor, "a n"]) -> Int[Tensor, "a n"]:
-    return values[:, None].expand_as(like)
 
 
 def _elevate(features: Float[Tensor, "n d"]) -> Float[Tensor, "d_and_one n"]:
@@ -88,10 +86,11 @@ def _elevate(features: Float[Tensor, "n d"]) -> Float[Tensor, "d_and_one n"]:
     With `c_i = f_i sqrt(2/3) (d + 1) / sqrt((i + 1)(i + 2))`: `e_j = sum_{i >= j} c_i - j c_{j-1}`.
     """
     num_dims = features.shape[1]
+    deviation = torch.tensor(math.sqrt(2 / 3) * (num_dims + 1), dtype=features.dtype).item()
     elevated = features.new_empty(num_dims + 1, features.shape[0])
     tail = features.new_zeros(features.shape[0])
     for axis in range(num_dims, 0, -1):
-        scaled = features[:, axis - 1] * (math.sqrt(2 / 3) * (num_dims + 1) / math.sqrt(axis * (axis + 1)))
+        scaled = features[:, axis - 1] * (deviation / math.sqrt(axis * (axis + 1)))
         elevated[axis] = tail - axis * scaled
         tail = tail + scaled
     elevated[0] = tail
@@ -109,19 +108,20 @@ def _ranks(residual: Float[Tensor, "a n"]) -> Int[Tensor, "a n"]:
     return ranks
 
 
-def _packing(nearest: Int[Tensor, "d n"]) -> tuple[Int[Tensor, " d"], Int[Tensor, " d"]]:
-    """(strides, lowest coordinates) that number all corners and their neighbours without a collision.
+def _packing(quotient: Float[Tensor, "d n"]) -> tuple[Int[Tensor, " d"], Int[Tensor, " d"]]:
+    """(strides, lowest quotients) that number all corners and their neighbours without a collision.
 
     Corners lie up to d from the nearest points and neighbours up to d further, so two keys differ in a coordinate by
-    the span plus at most 3 d.
+    its span plus at most 3 d.
     """
-    num_dims = len(nearest)
-    lowest, highest = nearest.aminmax(dim=1)
-    radices = [high - low + 3 * num_dims + 1 for low, high in zip(lowest.tolist(), highest.tolist(), strict=True)]
-    if min(radices) < 0 or math.prod(radices) >= 2**62:
+    num_dims = len(quotient)
+    lowest, highest = quotient.aminmax(dim=1)
+    spans = ((highest - lowest) * (num_dims + 1)).tolist()
+    radices = [int(span) + 3 * num_dims + 1 if math.isfinite(span) else 2**63 for span in spans]
+    if math.prod(radices) >= 2**62:
         raise ValueError("lattice: features must be finite and span fewer cells; divide by a larger deviation")
     strides = [math.prod(radices[axis + 1 :]) for axis in range(num_dims)]
-    return torch.tensor(strides, device=nearest.device), lowest
+    return torch.tensor(strides, device=quotient.device), lowest.long()
 
 
 class Permutohedral:
@@ -174,12 +174,11 @@ class Permutohedral:
         return self.slice(self.blur(self.splat(values)))
 
     def normalised(self, weight: float = 1.0) -> Permutohedral:
-        """The same lattice with `weight D^-1/2 G D^-1/2` for G, where D is the diagonal of what G makes of ones."""
+        """The lattice whose filter is `weight D^-1/2 G D^-1/2`, with G this one's and D the diagonal of G times ones."""
         ones = self._slice.weights.new_ones(len(self._slice.offsets) - 1, 1)
         norm = (self.filter(ones)[:, 0] + 1e-20).rsqrt()
         corners = len(self._blurs)
-        made = object.__new__(Permutohedral)
-        made._blurs = self._blurs
+        made = copy(self)
         made._splat = replace(self._splat, weights=self._splat.weights * norm[self._splat.columns])
         made._slice = replace(self._slice, weights=self._slice.weights * (weight * norm).repeat_interleave(corners))
         return made
@@ -191,18 +190,20 @@ def _rows(columns: Tensor, offsets: Tensor, weights: Tensor) -> SparseRows:
 
 
 def _blurs(vertices: Int[Tensor, " m"], steps: Int[Tensor, " a"], dtype: torch.dtype) -> tuple[SparseRows, ...]:
-    """For every direction the rows `x + (up + down) / 2` over sorted keys, without the neighbours that are missing."""
+    """For every direction the rows `x + (up + down) / 2` over sorted keys; a missing neighbour is the row itself, times 0."""
     count = len(vertices)
     own = torch.arange(count, device=vertices.device)
     wanted = vertices + steps[:, None]
     places = torch.searchsorted(vertices, wanted).clamp_(max=count - 1)
     exists = vertices[places] == wanted
+    offsets = torch.arange(0, 3 * count + 1, 3, device=own.device)
     made = []
-    for up, found in zip(places, exists, strict=True):
-        down = torch.full_like(own, -1).scatter_(0, up[found], own[found])
-        columns = torch.stack([own, up.masked_fill(~found, -1), down], dim=1)
-        present = columns >= 0
-        offsets = F.pad(present.sum(dim=1).cumsum(0), (1, 0))
-        weights = torch.tensor([1, 0.5, 0.5], dtype=dtype, device=own.device).expand_as(columns)
-        made.append(_rows(columns[present], offsets, weights[present]))
+    for up, has_up in zip(places, exists, strict=True):
+        # Who is above whom, read backwards; the last place takes those without one.
+        below = own.new_full((count + 1,), -1).scatter_(0, torch.where(has_up, up, count), own)[:count]
+        has_below = below >= 0
+        columns = torch.stack([own, torch.where(has_up, up, own), torch.where(has_below, below, own)], dim=1)
+        shares = torch.stack([torch.ones_like(has_up), has_up, has_below], dim=1).to(dtype)
+        weights = shares * torch.tensor([1, 0.5, 0.5], dtype=dtype, device=own.device)
+        made.append(_rows(columns.flatten(), offsets, weights.flatten()))
     return tuple(made)

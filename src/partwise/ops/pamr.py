@@ -1,7 +1,7 @@
 """Pixel-adaptive mask refinement (Araslanov and Roth 2020): maps diffused along what looks alike nearby.
 
-Cheap, differentiable and batched, for use inside a training step. Not a replacement for a dense CRF's published numbers
-(crf.py): it has no unary term that holds a pixel to its evidence, and sees no further than its dilations.
+Cheap, batched and differentiable in the maps, for use inside a training step. Not a replacement for a dense CRF and its
+published numbers (crf.py): no unary term holds a pixel to its evidence, and it sees no further than its dilations.
 """
 
 from __future__ import annotations

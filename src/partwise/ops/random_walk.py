@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from partwise.ops.affinity import feature_affinity, pair_offsets, pair_targets, path_affinity
+from partwise.ops.affinity import Offset, feature_affinity, pair_offsets, pair_targets, path_affinity
 
 
 def path_links(edge: Float[Tensor, "h w"], radius: int) -> Float[Tensor, "p h w"]:
@@ -25,7 +25,7 @@ def path_links(edge: Float[Tensor, "h w"], radius: int) -> Float[Tensor, "p h w"
     """
     margin = radius - 1
     padded = F.pad(edge[None], (margin, margin, 0, margin), value=1.0)
-    return path_affinity(padded, radius)[0].unflatten(-1, edge.shape)
+    return path_affinity(padded, radius)[0].reshape(-1, *edge.shape)
 
 
 def feature_links(features: Float[Tensor, "d h w"], radius: int) -> Float[Tensor, "p h w"]:
@@ -39,7 +39,7 @@ def feature_links(features: Float[Tensor, "d h w"], radius: int) -> Float[Tensor
     border = (margin, margin, 0, margin)
     affinity = feature_affinity(F.pad(features, border)[None], radius)[0]
     inside = pair_targets(F.pad(features.new_ones(size), border), radius)
-    return (affinity * inside).unflatten(-1, size)
+    return (affinity * inside).reshape(-1, *size)
 
 
 def pairs_as_links(affinity: Float[Tensor, "p n"], size: tuple[int, int], radius: int) -> Float[Tensor, "p h w"]:
@@ -61,21 +61,24 @@ def transition(links: Float[Tensor, "p h w"], *, radius: int, beta: float) -> Fl
         raise ValueError(f"{len(links)} links a cell: radius {radius} has {len(pair_offsets(radius))}")
     if beta <= 0:
         raise ValueError(f"beta {beta}: expected a power above 0")
-    num_cells = links.shape[1] * links.shape[2]
-    columns, inside = _neighbours((links.shape[1], links.shape[2]), radius, links.device)
-    strength = links.to(torch.promote_types(links.dtype, torch.float32)).pow(beta).flatten(1)
-    # The link of a cell with the one at -offset is that one's link at +offset.
-    backward = torch.where(inside[: len(strength)], strength.gather(1, columns[: len(strength)]), 0)
-    itself = strength.new_ones(1, num_cells)
-    weights = torch.cat([backward, itself, torch.where(inside[len(strength) + 1 :], strength, 0)])
-    weights = weights / weights.sum(dim=0)
-    # Columns must ascend within each row: offsets in reading order, which differs from the order of the pairs.
-    offsets = torch.tensor(_all_offsets(radius), device=links.device)
-    order = torch.argsort(offsets[:, 0] * 2 * radius + offsets[:, 1])
-    present = inside[order].T
-    ends = F.pad(inside.sum(dim=0).cumsum(0), (1, 0))
-    # Whole numbers of 32 bits are what the sparse products of MKL and cuSPARSE work with.
-    return _csr(ends.int(), columns[order].T[present].int(), weights[order].T[present], num_cells)
+    size, border = (links.shape[1], links.shape[2]), (radius - 1,) * 4
+    strength = F.pad(links.to(torch.promote_types(links.dtype, torch.float32)).pow(beta), border)
+    cells = torch.arange(size[0] * size[1], dtype=torch.int32, device=links.device).reshape(1, *size)
+    cells = F.pad(cells, border, value=-1)[0]
+    weights = {(0, 0): strength.new_ones(size)}
+    for (dy, dx), links_at in zip(pair_offsets(radius), strength, strict=True):
+        weights[dy, dx] = _seen_at(links_at, (0, 0), radius)
+        # The link of a cell with the one at -offset is that one's link at +offset.
+        weights[-dy, -dx] = _seen_at(links_at, (-dy, -dx), radius)
+    # Offsets in reading order, for columns must ascend within each row.
+    offsets = sorted(weights)
+    values = torch.stack([weights[offset] for offset in offsets], dim=-1)
+    values = values / values.sum(dim=-1, keepdim=True)
+    columns = torch.stack([_seen_at(cells, offset, radius) for offset in offsets], dim=-1)
+    inside = columns >= 0
+    ends = F.pad(inside.flatten(0, 1).sum(dim=1).cumsum(0, dtype=torch.int32), (1, 0))
+    # masked_select, for it is far quicker here than indexing by the mask
+    return _csr(ends, columns.masked_select(inside), values.masked_select(inside), size[0] * size[1])
 
 
 @torch.no_grad()
@@ -89,11 +92,11 @@ def walk(maps: Float[Tensor, "c h w"], matrix: Float[Tensor, "n n"], *, steps: i
         raise ValueError(f"maps of {size[0]} x {size[1]} cells: the transition is one of {matrix.shape[0]} cells")
     values = maps.to(matrix.dtype).flatten(1).T.contiguous()
     if len(maps) == 0:
-        return values.T.unflatten(1, size)
+        return values.T.reshape(0, *size)
     with torch.autocast(maps.device.type, enabled=False):
         for _ in range(steps):
             values = matrix @ values
-    return values.T.unflatten(1, size).contiguous()
+    return values.T.reshape(-1, *size)
 
 
 def random_walk(
@@ -110,7 +113,9 @@ def random_walk(
     and where the sizes differ.
     """
     if maps.shape[-2:] != edge.shape:
-        raise ValueError(f"maps of {tuple(maps.shape[-2:])} cells, a boundary of {tuple(edge.shape)}: expected the same")
+        raise ValueError(
+            f"maps of {tuple(maps.shape[-2:])} cells, a boundary of {tuple(edge.shape)}: expected the same"
+        )
     if not ((edge >= 0) & (edge <= 1)).all():  # NaN compares as false
         raise ValueError("edge must lie in [0, 1] and be finite: give the sigmoid of the boundary's logits")
     return walk(maps * (1 - edge), transition(path_links(edge, radius), radius=radius, beta=beta), steps=steps)
@@ -144,24 +149,18 @@ def with_background(maps: Float[Tensor, "k h w"], *, power: float = 16.0) -> Flo
     return torch.cat([background[None] ** power, maps])
 
 
-def _all_offsets(radius: int) -> list[tuple[int, int]]:
-    """The offsets of both half planes: the pairs' reversed, the cell itself, the pairs'."""
-    half = pair_offsets(radius)
-    return [*((-dy, -dx) for dy, dx in half), (0, 0), *half]
-
-
-def _neighbours(size: tuple[int, int], radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The cell at each of all offsets from each cell `(2 p + 1, n)`, and whether it lies inside (0 where it does not)."""
-    height, width = size
-    dy, dx = torch.tensor(_all_offsets(radius), device=device).T[:, :, None, None]
-    y = torch.arange(height, device=device)[:, None] + dy
-    x = torch.arange(width, device=device) + dx
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    return torch.where(inside, y * width + x, 0).flatten(1), inside.flatten(1)
+def _seen_at(padded: Tensor, offset: Offset, radius: int) -> Tensor:
+    """What every cell sees at an offset from itself, in a map that a border of `radius - 1` was added to."""
+    height, width = (side - 2 * (radius - 1) for side in padded.shape)
+    top, left = offset[0] + radius - 1, offset[1] + radius - 1
+    return padded[top : top + height, left : left + width]
 
 
 def _csr(ends: Tensor, columns: Tensor, values: Tensor, num_cells: int) -> Tensor:
-    """torch's sparse CSR matrix, without its remark that the layout is young."""
+    """torch's sparse CSR matrix, without its remark that the layout is young.
+
+    Whole numbers of 32 bits are what the sparse products of MKL and cuSPARSE work with.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(ends, columns, values, size=(num_cells, num_cells))
+        return torch.sparse_csr_tensor(ends, columns, values, size=(num_cells, num_cells), check_invariants=False)

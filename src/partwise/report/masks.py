@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +22,30 @@ VOID = 255
 WIDTH = 900
 """How wide a figure of rows is at most: what a page shows without making it smaller."""
 GAP = 6
-WIDEST = 200
+WIDEST = 160
 TALLEST = 1.5
 """The height of a tile, at most, in its widths."""
 VOID_COLOUR: Colour = (236, 236, 214)
 
 
+@lru_cache(maxsize=1)
+def _colours() -> list[Colour]:
+    """Okabe and Ito's six, then always the hue and lightness that is farthest from all before, and from void and grey."""
+    chosen, other = list(PALETTE[:6]), [VOID_COLOUR, (128, 128, 128)]
+    shades = product(range(30), (0.3, 0.45, 0.6, 0.75))
+    wheel = np.asarray([colorsys.hls_to_rgb(hue / 30, lightness, 0.8) for hue, lightness in shades])
+    left = np.rint(255 * wheel).astype(int)
+    while len(left):
+        distance = np.abs(left[:, None] - np.asarray(chosen + other)).sum(axis=2).min(axis=1)
+        red, green, blue = left[distance.argmax()].tolist()
+        chosen.append((red, green, blue))
+        left = np.delete(left, distance.argmax(), axis=0)
+    return chosen
+
+
 def class_colours(num_classes: int) -> list[Colour]:
-    """A colour a class: Okabe and Ito's six, then hues a golden angle apart in three lightnesses."""
-    colours = list(PALETTE[:6])
-    for number in range(num_classes - len(colours)):
-        lightness = (0.42, 0.62, 0.3)[number % 3]
-        red, green, blue = colorsys.hls_to_rgb((0.08 + 0.381966 * number) % 1.0, lightness, 0.75)
-        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return colours[:num_classes]
+    """A colour for each class, well apart for as long as there are few; they come again after 126."""
+    return [_colours()[number % len(_colours())] for number in range(num_classes)]
 
 
 def overlay_mask(image: NDArray[np.uint8], mask: NDArray[np.uint8], palette: Sequence[Colour]) -> Pixels:

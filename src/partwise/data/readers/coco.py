@@ -1,4 +1,4 @@
-"""`coco:DIR`: COCO 2014 or 2017 and other sets in its layout: `annotations/instances_train2017.json` and the folders of pictures.
+"""`coco:DIR`: COCO 2014 or 2017 and other sets in its layout: folders of pictures beside `annotations/instances_*.json`.
 
 Labels and boxes leave out crowds (`iscrowd`). Masks are drawn when a picture is loaded: crowds as void, then the objects,
 the largest first, so that a small one on a large one is seen. Nothing else of the annotations is kept in memory.
@@ -87,15 +87,15 @@ class Coco(FileSource):
         """
         sample = super().load(index)
         record = self.records[index]
-        height, width = size = self._sizes[index]
-        if sample.image.shape[1:] != size:
+        height, width = self._sizes[index]
+        if sample.image.shape[1:] != (height, width):
             found = f"{sample.image.shape[2]} x {sample.image.shape[1]}"
             raise FaultyPicture(record.file, "wrong size", f"{found}, annotated at {width} x {height}")
         if not record.has_mask:
             return sample
         drawn = sorted(self._instances[index], key=lambda instance: (not instance.crowd, -instance.area))
         try:
-            mask = paint(size, [(VOID if i.crowd else self._value[i.category], i.shape) for i in drawn])
+            mask = paint((height, width), [(VOID if i.crowd else self._value[i.category], i.shape) for i in drawn])
         except ValueError as error:
             raise FaultyPicture(record.file, "unreadable", f"its mask: {error}") from error
         return replace(sample, mask=torch.from_numpy(mask))
@@ -167,7 +167,7 @@ def _read(file: Path) -> tuple[Any, str]:
 
 
 def _compact(entry: dict[str, Any]) -> Any:
-    """An annotation as an `Instance` as soon as it is parsed: the lists of its corners take ten times the memory."""
+    """An annotation as an `Instance` as soon as it is parsed: all lists of corners at once take three times the memory."""
     if not {"image_id", "category_id", "bbox"} <= entry.keys():
         return entry
     try:

@@ -17,13 +17,14 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Where an object is: polygons (float32 `(n, 2)`, x and y of the corners) or else `runs` over a picture of `size`.
+    """Where an object is: polygons or else `runs` over a picture of `size`.
 
-    Runs count pixels down the columns from the left, alternately outside and inside: int64, or COCO's compressed string,
+    A polygon is the bytes of float32 x and y of its corners in turn: COCO has a million, mostly smaller than the frame of an
+    array. Runs count pixels down the columns from the left, alternately outside and inside: int64, or COCO's compressed string,
     which is read when it is drawn. `size` is (height, width).
     """
 
-    polygons: tuple[NDArray[np.float32], ...] = ()
+    polygons: tuple[bytes, ...] = ()
     runs: NDArray[np.int64] | str | None = None
     size: tuple[int, int] = (0, 0)
 
@@ -39,10 +40,11 @@ def parse_shape(segmentation: object) -> Shape:
         return Shape(runs=counts if isinstance(counts, str) else np.asarray(counts, np.int64), size=(height, width))
     if not isinstance(segmentation, list):
         raise ValueError(f"a segmentation of type {type(segmentation).__name__}")
-    polygons = tuple(np.asarray(corners, np.float32).reshape(-1, 2) for corners in segmentation)
-    if not all(np.isfinite(corners).all() for corners in polygons):
-        raise ValueError("a corner that is no number")
-    return Shape(polygons)
+    polygons = [np.asarray(corners, np.float32) for corners in segmentation]
+    for corners in polygons:
+        if corners.ndim != 1 or len(corners) % 2 or not np.isfinite(corners).all():
+            raise ValueError("a polygon that is no list of x and y in turn")
+    return Shape(tuple(corners.tobytes() for corners in polygons))
 
 
 def paint(size: tuple[int, int], shapes: Iterable[tuple[int, Shape]]) -> NDArray[np.uint8]:
@@ -59,7 +61,8 @@ def paint(size: tuple[int, int], shapes: Iterable[tuple[int, Shape]]) -> NDArray
 
 def _areas(size: tuple[int, int], shape: Shape) -> Iterator[tuple[Window, Bools]]:
     if shape.runs is None:
-        yield from (fill_polygon(size, corners) for corners in shape.polygons)
+        for polygon in shape.polygons:
+            yield fill_polygon(size, np.frombuffer(polygon, np.float32).reshape(-1, 2))
         return
     if shape.size != size:
         wrong, right = (f"{width} x {height}" for height, width in (shape.size, size))
@@ -77,7 +80,7 @@ def fill_runs(size: tuple[int, int], runs: NDArray[np.int64]) -> Bools:
 
 
 def fill_polygon(size: tuple[int, int], corners: NDArray[np.float32]) -> tuple[Window, Bools]:
-    """The pixels of a picture whose centre is inside a polygon by the even-odd rule: a window and its pixels, bool.
+    """The pixels of a picture whose centre is inside a polygon `(n, 2)`, even-odd rule: a window and its pixels, bool.
 
     Coordinates count from the picture's upper left corner, so pixel (x, y) has its centre at (x + 0.5, y + 0.5). In each row
     the edges that cross the line of centres are counted: a pixel is inside where an odd number lies to its left.

@@ -80,7 +80,7 @@ class MaskValues:
 
     def labels(self, table: Table) -> dict[int, tuple[int, ...]]:
         """The classes in each mask, ascending; nothing for a faulty one. A value that `table` lacks makes a mask faulty."""
-        labels = dict.fromkeys(self.faults, ())
+        labels: dict[int, tuple[int, ...]] = {index: () for index in self.faults}
         for index, values in self.values.items():
             try:
                 refuse_unknown(values, table, name=self.files[index])
@@ -153,8 +153,10 @@ def spell_out(values: Collection[int]) -> str:
             runs[-1][1] = value
         else:
             runs.append([value, value])
-    return ", ".join(f"{first} to {last}" if last > first + 1 else ", ".join(map(str, range(first, last + 1)))
-                     for first, last in runs)
+    return ", ".join(
+        f"{first} to {last}" if last > first + 1 else ", ".join(map(str, range(first, last + 1)))
+        for first, last in runs
+    )
 
 
 def extent(inside: Tensor) -> Tensor | None:

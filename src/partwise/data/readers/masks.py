@@ -27,7 +27,7 @@ class Masks(MaskedSource):
 
     kind = "masks"
     layout = (
-        "images/ beside masks/ with the same names, directly or below train/, val/ and test/; if wanted classes.txt, one a line"
+        "images/ beside masks/ with the same names, directly or below train/, val/ and test/; if wanted classes.txt"
     )
     home = ""
     multi_label = True
@@ -79,8 +79,10 @@ def _pictures(root: Path, folder: Path, split: str) -> Iterator[_Picture]:
     images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
     stray = sorted(set(masks).difference(images))
     if stray:
-        raise UserError(f"{folder / 'masks' / masks[stray[0]]}: no picture for it ({len(stray)} such masks); expected "
-                        f"{folder / 'images' / stray[0]} with the suffix of a picture")
+        raise UserError(
+            f"{folder / 'masks' / masks[stray[0]]}: no picture for it ({len(stray)} such masks); expected "
+            f"{folder / 'images' / stray[0]} with the suffix of a picture"
+        )
     place = "" if folder == root else f"{folder.name}/"
     for stem, name in images.items():
         mask = f"{place}masks/{masks[stem]}" if stem in masks else ""
@@ -93,7 +95,9 @@ def _by_stem(folder: Path) -> dict[str, str]:
     for name in pictures_below(folder):
         stem = name.rpartition(".")[0]
         if stem in found:
-            raise UserError(f"{folder}: {found[stem]} and {name}; expected one file of a name, which joins picture and mask")
+            raise UserError(
+                f"{folder}: {found[stem]} and {name}; expected one file of a name, which joins picture and mask"
+            )
         found[stem] = name
     return found
 
@@ -122,6 +126,9 @@ def _by_value(root: Path, names: list[str], read: MaskValues) -> tuple[list[str]
         return names, plain_table(len(names))
     present = frozenset().union(*read.values.values())
     values = sorted(present.difference((0, VOID)))
+    if not values and read.faults:
+        fault = read.faults[min(read.faults)]
+        raise UserError(f"masks: {root}: no mask holds a class, and {len(read.faults)} cannot be used, such as {fault}")
     if not values:
         hint = "; where 255 is the object say ?binary=true" if VOID in present else ""
         raise UserError(f"masks: {root}: no mask holds a class, only 0 (ground) and 255 (void) at the most{hint}")

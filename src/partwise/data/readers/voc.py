@@ -19,9 +19,9 @@ from partwise.data.readers.voc_xml import Box, read_objects
 from partwise.data.sample import VOID, Record
 
 CLASSES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa "
-    "train tvmonitor"
-).split()
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 """In the order of the numbers in masks, from 1."""
 MASKS = ("SegmentationClass", "SegmentationClassAug")
 """Where masks lie. The first has VOC's own, by which quality is reported; the second SBD's, for training."""
@@ -62,9 +62,7 @@ class Voc(MaskedSource):
             names[i] = {CLASSES[label] for label in labels}
         if classes == "all":
             _refuse_foreign(root, pictures, names)
-            chosen = CLASSES
-        else:
-            chosen = _present(root, names, masks)
+        chosen = _present(root, names, masks) if classes == "present" else CLASSES
         number = {name: index for index, name in enumerate(chosen)}
         boxes = {i: tuple(box for _, box in found) for i, found in objects.items()}
         records = [_record(picture, names.get(i), number, boxes.get(i, ())) for i, picture in enumerate(pictures)]
@@ -135,8 +133,10 @@ def _pictures(files: _Files, lists: Path, train: str) -> Iterator[_Picture]:
         tested = []
     again = set(training).intersection(val)
     if again and not tested:
-        raise UserError(f"{lists / train}.txt: {len(again)} of its pictures ({min(again)}, ...) are in val.txt too, which is "
-                        "the reported list; expected lists without a picture in common")
+        raise UserError(
+            f"{lists / train}.txt: {len(again)} of its pictures ({min(again)}, ...) are in val.txt too, which is "
+            "the reported list; expected lists without a picture in common"
+        )
     for name in training:
         yield files.picture(name, "train", masked=official and train in ("train", "trainval"))
     for name in val if not again else ():
@@ -153,23 +153,25 @@ def _names(path: Path) -> list[str]:
 def _refuse_foreign(root: Path, pictures: list[_Picture], names: Mapping[int, set[str]]) -> None:
     for i, found in names.items():
         for name in sorted(found.difference(CLASSES)):
-            raise UserError(f"{root / pictures[i].xml}: {name!r} is none of VOC's 20 classes{did_you_mean(name, CLASSES)}; "
-                            "?classes=present takes the classes that occur")
+            raise UserError(
+                f"{root / pictures[i].xml}: {name!r} is none of VOC's 20 classes{did_you_mean(name, CLASSES)}; "
+                "?classes=present takes the classes that occur"
+            )
 
 
-def _present(root: Path, names: Mapping[int, set[str]], masks: Mapping[int, str]) -> list[str]:
+def _present(root: Path, names: Mapping[int, set[str]], masks: Mapping[int, str]) -> tuple[str, ...]:
     """The classes that occur, VOC's in its order and then the others."""
     found = set().union(*names.values())
     foreign = sorted(found.difference(CLASSES))
     if foreign and masks:
-        raise UserError(f"{root}: which number {foreign[0]!r} has in the masks is not known, it is none of VOC's 20 classes; "
-                        "masks of other classes: masks:DIR")
-    return [name for name in CLASSES if name in found] + foreign
+        raise UserError(
+            f"{root}: which number {foreign[0]!r} has in the masks is not known, it is none of VOC's 20 classes; "
+            "masks of other classes: masks:DIR"
+        )
+    return (*(name for name in CLASSES if name in found), *foreign)
 
 
-def _record(
-    picture: _Picture, names: set[str] | None, number: Mapping[str, int], boxes: tuple[Box, ...]
-) -> Record:
+def _record(picture: _Picture, names: set[str] | None, number: Mapping[str, int], boxes: tuple[Box, ...]) -> Record:
     return Record(
         id=picture.name,
         split=picture.split,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from partwise.config import UserError
 
@@ -19,15 +19,15 @@ def read_objects(path: Path) -> list[tuple[str, Box]]:
     `(xmin - 1, ymin - 1, xmax, ymax)`. Raises UserError, naming the file, where it cannot be read or an object is torn.
     """
     try:
-        tree = ElementTree.parse(path).getroot()
+        tree = ET.parse(path).getroot()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ET.ParseError, ValueError) as error:
         raise UserError(f"{path}: not an annotation in XML: {error}") from error
     return [_object(path, number, element) for number, element in enumerate(tree.findall("object"), start=1)]
 
 
-def _object(path: Path, number: int, element: ElementTree.Element) -> tuple[str, Box]:
+def _object(path: Path, number: int, element: ET.Element) -> tuple[str, Box]:
     name = (element.findtext("name") or "").strip()
     texts = [element.findtext(f"bndbox/{corner}") or "" for corner in CORNERS]
     try:
@@ -35,6 +35,8 @@ def _object(path: Path, number: int, element: ElementTree.Element) -> tuple[str,
     except ValueError:
         x1 = y1 = x2 = y2 = math.nan
     if not name or not all(map(math.isfinite, (x1, y1, x2, y2))):
-        raise UserError(f"{path}: object {number} ({name or 'without a name'}); expected a name and a bndbox of numbers "
-                        f"{', '.join(CORNERS)}")
+        raise UserError(
+            f"{path}: object {number} ({name or 'without a name'}); expected a name and a bndbox of numbers "
+            f"{', '.join(CORNERS)}"
+        )
     return name, (x1 - 1, y1 - 1, x2, y2)

@@ -196,10 +196,11 @@ def cifar10_resnet20() -> CutMixRecipe:
     """
     return CutMixRecipe(
         recipe="cutmix/cifar10-resnet20",
-        data=DataFields(source="cifar10:data/cifar10", size=32),
+        data=DataFields(source="cifar10:data/cifar10", size=32, validation=0.04),
         model=ModelFields(backbone="resnet20", mean=CIFAR_MEAN, std=CIFAR_STD),
         optim=OptimFields(lr=0.2, weight_decay=5e-4, schedule="one_cycle", peak=0.25),
-        train=TrainFields(epochs=28, batch_size=128),
+        train=TrainFields(epochs=36, batch_size=128),
+        evaluate=EvaluateFields(every=2),
     )
 
 

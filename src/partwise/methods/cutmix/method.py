@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partwise.config import Recipe, UserError
-from partwise.data.loading import PictureData, one_thread
+from partwise.data.loading import PictureData
 from partwise.data.sample import Batch
+from partwise.data.sharing import one_thread
 from partwise.engine.loop import Job
 from partwise.engine.optim import build_optimizer, parameter_groups
 from partwise.engine.stages import Plan, Stage, StepOutput, TrainStage

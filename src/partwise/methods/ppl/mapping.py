@@ -1,0 +1,147 @@
+"""From the patch classifier to class maps of pictures at their own size, by the protocol of IRN (Ahn et al. 2019)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from partwise.data.loading import PictureData
+from partwise.engine.stages import ComputeStage
+from partwise.methods.ppl.config import MapFields
+from partwise.models.patch_learning import PatchLearning
+from partwise.ops.cam import upsample
+from partwise.ops.multi_scale import rescale
+
+SMALL = 1e-5
+"""Added to a class's greatest value before it divides the map."""
+CHUNK = 16
+"""Pictures whose maps are read together where they have one size."""
+MOST_PIXELS = 16 * 128 * 128
+"""Pixels that go through the network at once at scale 1: keeps memory in bounds with large pictures."""
+
+
+class Maps(NamedTuple):
+    """Class maps in [0, 1], zero for classes that a picture does not show."""
+
+    strided: Tensor
+    """`(B, K, ceil(H / stride), ceil(W / stride))`, for walks between cells."""
+    full: Tensor
+    """`(B, K, H, W)`, for thresholds."""
+
+
+def cells(side: int, stride: int) -> int:
+    """Cells of `stride` pixels that cover a side."""
+    return -(-side // stride)
+
+
+@torch.no_grad()
+def read_maps(network: PatchLearning, images: Tensor, present: Tensor, fields: MapFields, *, stride: int = 4) -> Maps:
+    """Maps of float pictures `(B, C, H, W)` in [0, 1] whose classes `present` `(B, K)` are known.
+
+    Sums over scales of the ReLU of the raw map and of its mirror image's, turned back; each class then divided by its own
+    greatest value. Raises nothing for pictures of any size: those with a longer side than `fields.longest` are reduced.
+    """
+    height, width = images.shape[-2:]
+    reduced = rescale(images, min(1.0, fields.longest / max(height, width)))
+    shown = present.to(images.device).float()[:, :, None, None]
+    grids = ((cells(height, stride), cells(width, stride)), (16 * cells(height, 16), 16 * cells(width, 16)))
+    totals: list[Tensor | None] = [None, None]
+    for scale in fields.scales:
+        raw = _twins(network, _rescaled(reduced, scale), fields) * shown
+        for number, grid in enumerate(grids):
+            raised = upsample(raw, grid)
+            total = totals[number]
+            totals[number] = raised if total is None else total + raised
+    strided, whole = totals
+    assert strided is not None and whole is not None
+    return Maps(_scaled(strided, shown, fields), _scaled(whole[..., :height, :width], shown, fields))
+
+
+def _rescaled(images: Tensor, scale: float) -> Tensor:
+    """Bicubic, as the published pipelines resize pictures; at least one pixel a side."""
+    height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
+    return upsample(images, (height, width), mode="bicubic")
+
+
+def _twins(network: PatchLearning, images: Tensor, fields: MapFields) -> Tensor:
+    """ReLU maps of pictures plus those of their mirror images, turned back; of two placements of the cuts where asked."""
+    views = torch.cat([images, images.flip(-1)]) if fields.flip else images
+    raw = network.maps(views, fields.half)[1].relu()
+    if fields.seam_average and network.active_cuts:
+        raw = (raw + network.maps(views, fields.half, shifted=True)[1].relu()) / 2
+    if not fields.flip:
+        return raw
+    plain, mirrored = raw.chunk(2)
+    return plain + mirrored.flip(-1)
+
+
+def _scaled(maps: Tensor, shown: Tensor, fields: MapFields) -> Tensor:
+    if fields.normalise == "minmax":
+        maps = (maps - maps.amin((2, 3), keepdim=True)) * shown
+    return maps / (maps.amax((2, 3), keepdim=True) + SMALL)
+
+
+class ReadMaps(ComputeStage):
+    """Maps of all training and validation pictures: `classes` int64 `(k,)`, `strided` float32 and `full` float16 of them."""
+
+    def __init__(self, name: str, network: PatchLearning, data: PictureData, fields: MapFields, *, stride: int) -> None:
+        self.name = name
+        self.network, self.data, self.fields, self.stride = network, data, fields, stride
+        self.chunk = CHUNK
+        self.names = {data.source.records[i].id: i for split in ("train", "val") for i in data.splits[split].tolist()}
+
+    def items(self) -> Sequence[str]:
+        return list(self.names)
+
+    def compute_all(self, items: Sequence[str]) -> Sequence[Mapping[str, Tensor]]:
+        self.network.eval()
+        pictures = {item: self.data.native(self.names[item]) for item in items}
+        by_size: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for item, sample in pictures.items():
+            by_size[tuple(sample.image.shape) if sample else ()].append(item)
+        done: dict[str, Mapping[str, Tensor]] = {}
+        for size, alike in by_size.items():
+            if not size:  # set aside: no picture, no classes
+                done |= {item: empty_maps() for item in alike}
+                continue
+            together = max(1, min(len(alike), MOST_PIXELS // (size[1] * size[2])))
+            for start in range(0, len(alike), together):
+                done |= self._read(alike[start : start + together], pictures)
+        return [done[item] for item in items]
+
+    def _read(self, items: Sequence[str], pictures: Mapping[str, object]) -> dict[str, Mapping[str, Tensor]]:
+        images = torch.stack([pictures[item].image for item in items])  # type: ignore[attr-defined]
+        present = known_classes(self.data, [self.names[item] for item in items])
+        images = images.to(self.data.device).float() / 255
+        maps = read_maps(self.network, images, present, self.fields, stride=self.stride)
+        found: dict[str, Mapping[str, Tensor]] = {}
+        for row, item in enumerate(items):
+            classes = present[row].nonzero()[:, 0]
+            own = classes.to(maps.full.device)
+            found[item] = {
+                "classes": classes,
+                "strided": maps.strided[row, own],
+                "full": maps.full[row, own].half(),
+            }
+        return found
+
+
+def empty_maps() -> dict[str, Tensor]:
+    """The maps of a picture that cannot be read: no classes, one cell."""
+    none = torch.zeros(0, 1, 1)
+    return {"classes": torch.zeros(0, dtype=torch.int64), "strided": none, "full": none.half()}
+
+
+def known_classes(data: PictureData, indices: Sequence[int]) -> Tensor:
+    """Which classes pictures show, by their labels: bool `(n, K)` on the host."""
+    count = len(data.source.classes)
+    present = torch.zeros(len(indices), count, dtype=torch.bool)
+    for row, index in enumerate(indices):
+        record = data.source.records[index]
+        labels = record.labels if record.labels is not None else (() if record.label is None else (record.label,))
+        present[row, list(labels)] = True
+    return present

@@ -1,0 +1,131 @@
+"""From scores at the cells of a walk to pseudo masks: the ground's threshold, chosen where it may be, and PNGs in VOC's way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from partwise.config import UserError
+from partwise.data.loading import PictureData
+from partwise.data.palette import encode_palette_png
+from partwise.data.pictures import decode_mask
+from partwise.data.sample import VOID
+from partwise.engine.stages import ComputeStage, Products
+from partwise.methods.ppl.growing import named, thresholded
+from partwise.methods.ppl.mapping import known_classes
+from partwise.ops.cam import upsample
+from partwise.ops.confusion import best_class, confusion, mean_iou, shown_classes, sweep_counts, sweep_histogram
+from partwise.ops.crf import CRF_PRESETS, crf_labels
+from partwise.ops.localize import threshold_grid
+
+if TYPE_CHECKING:
+    from partwise.methods.ppl.method import PplMethod
+
+FIXED = 0.25
+"""IRN's background score after the walk, where there is nothing to choose it on."""
+FIXED_MAPS = 0.15
+STEP = 0.01
+
+
+class WritePseudoMasks(ComputeStage):
+    """A palette PNG of every training picture: 0 ground, k + 1 class k, in `RUN/products/pseudo/`."""
+
+    name = "pseudo"
+    suffix: ClassVar[str] = ".png"
+
+    def __init__(self, method: PplMethod, data: PictureData) -> None:
+        self.method, self.data, self.fields = method, data, method.fields.pseudo
+        self.walks = method.fields.affinity.kind != "none"
+        records = data.source.records
+        self.names = {records[i].id: i for i in data.splits["train"].tolist()}
+        self.judges = [i for i in data.splits["val"].tolist() if records[i].has_mask]
+
+    def prepare(self, products: Products) -> None:
+        self.products = products
+        self.threshold, self.chosen = self._choose()
+
+    def items(self) -> Sequence[str]:
+        return list(self.names)
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"threshold": self.threshold, "threshold_from": self.chosen}
+
+    def compute(self, item: str) -> bytes:
+        return encode_palette_png(self._mask(item).cpu())
+
+    def scores(self, item: str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """A picture's classes, and their scores `(k, H, W)` float32 at its own size."""
+        if not self.walks:
+            maps = self.products.read("maps", item)
+            return maps["classes"], maps["full"].float().to(self.data.device)
+        walked = self.products.read("walk", item)
+        found = walked["scores"].float().to(self.data.device)
+        raised = upsample(found[None], size)[0] if len(found) else found.new_zeros(0, *size)
+        return walked["classes"], raised
+
+    def _mask(self, item: str) -> Tensor:
+        sample = self.data.native(self.names[item])
+        if sample is None:
+            return torch.full((1, 1), VOID, dtype=torch.uint8)
+        image = sample.image.to(self.data.device)
+        classes, scores = self.scores(item, (image.shape[1], image.shape[2]))
+        places = self._places(scores, len(classes))
+        if self.fields.crf != "none" and len(classes):
+            places = crf_labels(image, places, CRF_PRESETS[self.fields.crf], classes=range(len(classes) + 1))
+        return named(places, classes)
+
+    def _places(self, scores: Tensor, count: int) -> Tensor:
+        """0 for the ground or the place of the best class + 1; AffinityNet's scores hold the ground as their first row."""
+        if len(scores) == count + 1 and count:
+            return scores.argmax(0).to(torch.uint8)
+        return thresholded(scores, self.threshold)
+
+    def _choose(self) -> tuple[float, str]:
+        """The ground's score, and where it comes from: never from the pictures whose masks are made."""
+        fixed = FIXED if self.walks else FIXED_MAPS
+        if self.fields.threshold is not None:
+            return self.fields.threshold, "the recipe"
+        if self.method.fields.affinity.kind == "affinitynet":
+            return fixed, "not used: the walk has a row for the ground"
+        if not self.judges:
+            return fixed, "a fixed value: no validation picture has a mask"
+        return self._best(), f"the best mIoU of {len(self.judges)} validation pictures"
+
+    def _best(self) -> float:
+        num_classes = len(self.data.source.classes)
+        thresholds = threshold_grid(STEP)
+        slots = min(num_classes, 32)
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for index in self.judges:
+            sample = self.data.native(index, whole=True)
+            if sample is None or sample.mask is None:
+                continue
+            size = (sample.mask.shape[0], sample.mask.shape[1])
+            classes, scores = self.scores(self.data.source.records[index].id, size)
+            every = scores.new_zeros(1, num_classes, *size)
+            every[0, classes] = scores
+            present, truth = known_classes(self.data, [index]), sample.mask[None]
+            best, which = best_class(every.cpu(), present)
+            own = shown_classes(present, slots)
+            histogram = sweep_histogram(best, which, truth, thresholds, own)
+            true = confusion(truth, torch.zeros_like(truth), num_classes + 1)[:, :, 0]
+            parts.append((histogram, own, true))
+        histogram, own, true = (torch.cat(column) for column in zip(*parts, strict=True))
+        return round(float(thresholds[int(mean_iou(sweep_counts(histogram, own, true)).argmax())]), 6)
+
+
+def read_pseudo_mask(products: Products, item: str) -> Tensor | None:
+    """The pseudo mask uint8 `(H, W)` that a run wrote for a picture; None where it wrote none."""
+    path = products.path("pseudo", item, ".png")
+    return decode_mask(path, name=item) if path.exists() else None
+
+
+def require_pseudo_mask(products: Products, item: str) -> Tensor:
+    """As `read_pseudo_mask`. Raises UserError where there is none: the products were removed by hand."""
+    mask = read_pseudo_mask(products, item)
+    if mask is None:
+        raise UserError(f"{products.folder('pseudo')}: the mask of {item} is gone; --fresh starts the run anew")
+    return mask

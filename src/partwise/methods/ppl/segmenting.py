@@ -1,0 +1,99 @@
+"""The segmentation network: trained on the pseudo masks, asked at several scales, sharpened by a CRF where wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from partwise.data.loading import PictureData
+from partwise.data.sample import Batch
+from partwise.engine.loop import Job
+from partwise.engine.optim import build_optimizer, parameter_groups
+from partwise.engine.stages import Plan, Products, StepOutput, TrainStage
+from partwise.methods.ppl.config import SegmentationFields
+from partwise.methods.ppl.masking import require_pseudo_mask
+from partwise.models.segmentation import SegmentationNetwork
+from partwise.ops.crf import CRF_PRESETS, dense_crf, unary_from_probabilities
+from partwise.ops.multi_scale import multi_scale_logits
+from partwise.ops.segmentation_losses import balanced_cross_entropy, cross_entropy, multi_scale_loss
+
+if TYPE_CHECKING:
+    from partwise.methods.ppl.method import PplMethod
+
+
+class MaskLoss(nn.Module):
+    """Cross entropy of a segmentation network against masks, void ignored; DeepLab-v2's at three scales and their maximum."""
+
+    def __init__(self, network: SegmentationNetwork, fields: SegmentationFields) -> None:
+        super().__init__()
+        self.network, self.fields = network, fields
+
+    def forward(self, batch: Batch) -> StepOutput:
+        assert batch.masks is not None
+        images = batch.images.float() / 255 if not batch.images.is_floating_point() else batch.images
+        criterion = balanced_cross_entropy if self.fields.loss == "balanced_ce" else cross_entropy
+        if self.fields.head == "deeplab-v2":
+            return {"masks": multi_scale_loss(self.network, images, batch.masks.long(), criterion=criterion)}, {}
+        logits = self.network.logits_at(images, (images.shape[-2], images.shape[-1]))
+        return {"masks": criterion(logits.float(), batch.masks.long())}, {}
+
+
+class LearnMasks(TrainStage):
+    """The segmentation network's training."""
+
+    name = "segmentation"
+    measured = False
+
+    def __init__(self, method: PplMethod, data: PictureData, job: Job) -> None:
+        self.method, self.data, self.job = method, data, job
+        self.fields = method.fields.segmentation
+        self.batch_size = self.fields.batch_size
+        self.steps_per_epoch = data.steps_per_epoch(self.fields.batch_size)
+        self.steps = max(1, round(self.fields.epochs * self.steps_per_epoch))
+
+    def prepare(self, products: Products) -> None:
+        self.products = products
+        if self.fields.start == "classifier":
+            self.method.segmenter.backbone.load_state_dict(self.method.classifier.backbone.state_dict())
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"segmenter": self.method.segmenter}
+
+    def plans(self) -> dict[str, Plan]:
+        optim, network = self.fields.optim, self.method.segmenter
+        groups = parameter_groups(network, optim, head=network.head_parameters())
+        return {"segmenter": Plan(build_optimizer(groups, optim), optim)}
+
+    def loss_module(self) -> nn.Module:
+        return MaskLoss(self.method.segmenter, self.fields)
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        return self.data.train_batches(
+            first_step,
+            batch_size=self.fields.batch_size,
+            parts=self.parts,
+            seed=self.job.recipe.train.seed,
+            stage=self.name,
+            masks=self.mask,
+        )
+
+    def mask(self, index: int) -> Tensor:
+        """The mask that a training picture is learned from."""
+        return require_pseudo_mask(self.products, self.data.source.records[index].id)
+
+
+@torch.no_grad()
+def probabilities(network: SegmentationNetwork, images: Tensor, fields: SegmentationFields) -> Tensor:
+    """Class probabilities `(B, K + 1, H, W)` of float pictures `(B, 3, H, W)` in [0, 1], ground first."""
+    fusion = {"deeplab-v2": "max", "deeplab-v1": "mean", "deeplab-v3+": "probability"}[fields.head]
+    logits = multi_scale_logits(network, images, scales=fields.scales, flip=fields.flip, fusion=fusion)  # type: ignore[arg-type]
+    found = logits.float().softmax(1)
+    if fields.crf == "none":
+        return found
+    settings = CRF_PRESETS[fields.crf]
+    pictures = (images * 255).round().clamp(0, 255).to(torch.uint8)
+    rows = [dense_crf(p, unary_from_probabilities(q), settings) for p, q in zip(pictures, found, strict=True)]
+    return torch.stack(rows)
