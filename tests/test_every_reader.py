@@ -19,8 +19,10 @@ from partwise.data.checks import check_headers, check_source
 from partwise.data.readers.files import ArraySource
 from partwise.data.sample import FaultySample, Source
 from partwise.data.sources import SOURCES, open_source, source_class
-from tests.miniatures import MAKERS, Miniature
+from tests import miniatures, miniatures_masks
+from tests.miniatures import Miniature
 
+MAKERS = miniatures.MAKERS | miniatures_masks.MAKERS
 READERS = [kind for kind in SOURCES if "path" in inspect.signature(source_class(kind)).parameters]
 LAYOUTS = [maker for kind in READERS for maker in MAKERS.get(kind, ())]
 
@@ -56,8 +58,10 @@ def test_records_are_sane(miniature: Miniature) -> None:
     assert len(set(source.classes)) == len(source.classes) == miniature.classes
     assert source.name and source.kind == miniature.source.partition(":")[0]
     for record in records:
-        assert (record.label is None) == (not source.classes)
-        assert record.label is None or 0 <= record.label < len(source.classes)
+        assert (record.label is None and record.labels is None) == (not source.classes)
+        assert (record.labels is not None) == source.multi_label
+        labels = () if record.label is None else (record.label,)
+        assert all(0 <= label < len(source.classes) for label in record.labels or labels)
         assert all(x1 < x2 and y1 < y2 for x1, y1, x2, y2 in record.boxes)
         assert not record.file or (source.root is not None and (source.root / record.file).is_file())
 

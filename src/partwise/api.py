@@ -23,7 +23,7 @@ from partwise.engine.launch import inside_launcher, launch
 from partwise.engine.loop import Interrupted, Job, run_stages
 from partwise.engine.runtime import Runtime, catch_signals, environment, finish, start
 from partwise.engine.tracking import Progress, Tracker, duration
-from partwise.measure import check_measurable, measure, merge_metrics
+from partwise.measure import METHOD_PICTURES, check_measurable, measure, merge_metrics, store_pictures
 from partwise.methods.base import DataFacts, Method
 from partwise.methods.recipes import find_recipe, load_recipe, resolve
 from partwise.methods.table import find_method
@@ -180,6 +180,7 @@ def _train_and_measure(
         summary["faults"] = faults | pictures.faults
         save_trained(folder, method)
         measured.store_pictures(folder)
+        store_pictures(folder, method.pictures(pictures), first=METHOD_PICTURES)
         folder.write_summary(summary | {"status": "finished"})
         write_page([folder.path])
         progress.close()

@@ -21,6 +21,7 @@ from partwise.report import figures
 from partwise.report.values import Picture
 from partwise.run import RunFolder
 
+METHOD_PICTURES = 5
 PICTURE_ORDER = 10
 """Pictures of evaluations come before those of training; failures first among them."""
 
@@ -48,15 +49,20 @@ class Measured:
 
     def store_pictures(self, folder: RunFolder) -> None:
         """Write the pictures into the run folder."""
-        for number, picture in enumerate(self.pictures):
-            folder.write_picture(
-                picture.name,
-                figures.encode_png(picture.image),
-                title=picture.title,
-                caption=picture.caption,
-                order=PICTURE_ORDER + number,
-                rows=picture.rows,
-            )
+        store_pictures(folder, self.pictures, first=PICTURE_ORDER)
+
+
+def store_pictures(folder: RunFolder, pictures: Sequence[Picture], *, first: int) -> None:
+    """Write pictures of the report into a run folder, in places from `first` on."""
+    for number, picture in enumerate(pictures):
+        folder.write_picture(
+            picture.name,
+            figures.encode_png(picture.image),
+            title=picture.title,
+            caption=picture.caption,
+            order=first + number,
+            rows=picture.rows,
+        )
 
 
 def merge_metrics(summary: dict[str, Any], measured: Measured) -> dict[str, Any]:

@@ -31,8 +31,9 @@ from partwise.data.findings import (
     mode_faults,
 )
 from partwise.data.headers import FaultyPicture, Header, looks_cut, probe
-from partwise.data.pictures import decode
+from partwise.data.pictures import decode, decode_mask, refuse_mask
 from partwise.data.readers.files import ArraySource, FileSource
+from partwise.data.readers.masked import MaskedSource
 from partwise.data.sample import FaultySample, Source
 
 CHUNK = 2000
@@ -215,24 +216,33 @@ def _glance(source: Source, index: int) -> tuple[tuple[int, int] | None, Fault |
     if source.root is None or not record.file:
         return None, None
     try:
-        size = _glance_at_file(source.root, record.file)
+        size = _glance_at_file(source.root, record.file).size
         if source.image_size is not None and size != source.image_size:
             return None, Fault("wrong size", record.file, _wrong_size(size, source.image_size), index)
-        mask = source.mask_files.get(index) if isinstance(source, FileSource) else None
-        if mask is not None:
-            mask_size = _glance_at_file(source.root, mask)
+        if isinstance(source, FileSource) and index in source.mask_files:
+            mask_size = _glance_at_mask(source, index)
             if mask_size != size:
-                return None, Fault("wrong size", mask, _wrong_size(mask_size, size), index)
+                return None, Fault("wrong size", source.mask_files[index], _wrong_size(mask_size, size), index)
     except FaultySample as error:
         return None, _as_fault(error, index)
     return size, None
 
 
-def _glance_at_file(root: Path, file: str) -> tuple[int, int]:
-    """(height, width) by the header. A file whose end looks cut off is decoded to be sure."""
+def _glance_at_file(root: Path, file: str, *, read: Callable[..., Tensor] = decode) -> Header:
+    """The header. A file whose end looks cut off is decoded to be sure."""
     header = probe(root / file, name=file)
     if looks_cut(root / file, header):
-        decode(root / file, name=file)
+        read(root / file, name=file)
+    return header
+
+
+def _glance_at_mask(source: FileSource, index: int) -> tuple[int, int]:
+    """(height, width) of a picture's mask. Also raises what was wrong with it when the source was opened."""
+    if isinstance(source, MaskedSource) and index in source.faulty_masks:
+        raise source.faulty_masks[index]
+    file = source.mask_files[index]
+    header = _glance_at_file(source.root, file, read=decode_mask)
+    refuse_mask(header.format, header.mode, file)
     return header.size
 
 

@@ -30,7 +30,7 @@ from partwise.data.headers import (
 )
 from partwise.data.jpeg_header import scan_jpeg
 
-__all__ = ["SUFFIXES", "FaultyPicture", "Header", "decode", "decode_mask", "probe"]
+__all__ = ["SUFFIXES", "FaultyPicture", "Header", "decode", "decode_mask", "probe", "refuse_mask"]
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
@@ -81,17 +81,21 @@ def decode_mask(path: Path, *, name: str = "") -> Tensor:
     try:
         with Image.open(path) as image:
             limit_pixels(name, image.height, image.width)
-            if image.format in ("JPEG", "MPO"):
-                raise FaultyPicture(name, "unreadable", "a JPEG mask has blurred values; save it as PNG")
-            if image.mode not in MASK_MODES:
-                reason = f"a mask must hold indices (grey or palette), this one has mode {image.mode}"
-                raise FaultyPicture(name, "unreadable", reason)
+            refuse_mask(image.format, image.mode, name)
             array = np.array(_turn_upright(image, orientation(image)))
     except Exception as error:  # whatever a decoder makes of foreign bytes
         raise verdict(name, error) from error
     if array.size and int(array.max()) > 255:
         raise FaultyPicture(name, "unreadable", f"mask values reach {int(array.max())}; at most 255 fit")
     return torch.from_numpy(array.astype(np.uint8))
+
+
+def refuse_mask(format: str | None, mode: str, name: str) -> None:
+    """Raise FaultyPicture, with `name` for the file, where format and mode of its header say that it holds no indices."""
+    if format in ("JPEG", "MPO"):
+        raise FaultyPicture(name, "unreadable", "a JPEG mask has blurred values; save it as PNG")
+    if mode not in MASK_MODES:
+        raise FaultyPicture(name, "unreadable", f"a mask must hold indices (grey or palette), this one has mode {mode}")
 
 
 def _read(path: Path | str, name: str) -> bytearray:

@@ -1,7 +1,7 @@
 """What a picture and its labels are called everywhere: records, samples, sources and batches.
 
-Boxes are `(x1, y1, x2, y2)` in pixels, half-open, in the frame of the picture they come with. Masks hold class indices with
-255 for void. Readers (data/readers) and worlds (data/worlds) make these; nothing here knows a file layout.
+Boxes are `(x1, y1, x2, y2)` in pixels, half-open, in the frame of the picture they come with. Masks hold 0 for the ground,
+class k as k + 1 and 255 for void. Readers (data/readers) and worlds (data/worlds) make these; nothing here knows a file layout.
 """
 
 from __future__ import annotations

@@ -33,6 +33,12 @@ SOURCES: Mapping[str, str] = types.MappingProxyType(
         "tinyimagenet": f"{READERS}.tinyimagenet:TinyImageNet",
         "imagenet": f"{READERS}.imagenet:ImageNet",
         "cub": f"{READERS}.cub:Cub",
+        "voc": f"{READERS}.voc:Voc",
+        "coco": f"{READERS}.coco:Coco",
+        "pets": f"{READERS}.pets:Pets",
+        "masks": f"{READERS}.masks:Masks",
+        "weizmann": f"{READERS}.weizmann:Weizmann",
+        "camvid": f"{READERS}.camvid:Camvid",
         "creatures": f"{WORLDS}.creatures:Creatures",
     }
 )

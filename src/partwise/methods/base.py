@@ -16,7 +16,7 @@ from partwise.data.sample import Source
 from partwise.engine.loop import Job
 from partwise.engine.stages import Products, Stage
 from partwise.models.saved import NetworkSpec
-from partwise.report.values import MaskPrediction, Prediction
+from partwise.report.values import MaskPrediction, Picture, Prediction
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,10 @@ class Method(ABC):
     def predict(self, images: Tensor) -> Sequence[Prediction | MaskPrediction]:
         """One typed result a picture, from float images `(B, C, S, S)` in [0, 1] in the network's frame, or of any size
         where the method is `native`."""
+
+    def pictures(self, data: PictureData) -> list[Picture]:
+        """What the report shows of a finished training beside its measurements: nothing, unless a method says so."""
+        return []
 
     def load(self, networks: Mapping[str, nn.Module]) -> None:
         """Take the weights of saved networks."""

@@ -1,8 +1,8 @@
 """`csv:FILE`: pictures and labels in a table with the columns `file` and `label`, and optional others.
 
 `label` may hold several, `;` between them; `split` is train, val or test; `group` is what a split must not cut (a person, a
-slide); `mask` a file of class indices; `box` is `x1 y1 x2 y2` in pixels, half-open, several with `;` between. Files are
-relative to the table.
+slide); `mask` a file with 0 for the ground, class k as k + 1 and 255 for void; `box` is `x1 y1 x2 y2` in pixels, half-open,
+several with `;` between. Files are relative to the table.
 """
 
 from __future__ import annotations
@@ -11,33 +11,35 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from partwise.config import UserError, nearest
-from partwise.data.readers.files import SPLITS, FileSource
+from partwise.config import UserError, did_you_mean, nearest
+from partwise.data.readers.files import SPLITS
+from partwise.data.readers.masked import MaskedSource
 from partwise.data.sample import Record
 
 OPTIONAL = ("split", "group", "mask", "box")
 Box = tuple[float, float, float, float]
 
 
-class Csv(FileSource):
+class Csv(MaskedSource):
     """Pictures of a table; `file` and `label` name its columns where they are called otherwise.
 
     As soon as one row has several labels all rows are multi-label, and an empty cell means none of the classes. Without
-    several an empty cell means unlabelled. Classes are in text order, or in numerical order where all are whole numbers.
+    several an empty cell means unlabelled. Classes are in text order, or in numerical order where all are whole numbers, or
+    those of `classes` (`cat;dog;emu`) in its order, and then no others.
     """
 
     kind = "csv"
     layout = "a comma-separated table with the columns file and label (optional: split, group, mask, box)"
     home = ""
 
-    def __init__(self, path: Path, *, file: str = "file", label: str = "label") -> None:
+    def __init__(self, path: Path, *, file: str = "file", label: str = "label", classes: str = "") -> None:
         if not path.is_file():
             raise self.not_found(path, "not a file" if path.exists() else "not there")
         rows = _read_rows(path, file, label)
         cells = [[part.strip() for part in row[label].split(";") if part.strip()] for _, row in rows]
         self.multi_label = any(len(parts) > 1 for parts in cells)
-        classes = _in_order({part for parts in cells for part in parts})
-        number = {name: index for index, name in enumerate(classes)}
+        names = _names(path, classes) or _in_order({part for parts in cells for part in parts})
+        number = {name: index for index, name in enumerate(names)}
         records: list[Record] = []
         masks: dict[int, str] = {}
         seen: dict[str, int] = {}
@@ -53,7 +55,7 @@ class Csv(FileSource):
             seen[name] = line
             if mask := row.get("mask", "").strip():
                 masks[len(records)] = mask
-            labels = tuple(sorted({number[part] for part in parts}))
+            labels = tuple(sorted({_number(path, line, part, number) for part in parts}))
             records.append(
                 Record(
                     id=name,
@@ -66,8 +68,7 @@ class Csv(FileSource):
                     has_mask=bool(mask),
                 )
             )
-        super().__init__(path, path.parent, records, classes)
-        self.mask_files = masks
+        super().__init__(path, path.parent, records, names, masks=masks)
 
 
 def _read_rows(path: Path, file: str, label: str) -> list[tuple[int, dict[str, str]]]:
@@ -108,6 +109,23 @@ def _require(path: Path, wanted: str, columns: list[str]) -> None:
     if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
         hint = "; the cells seem to be separated by something else than commas"
     raise UserError(f"{path}: no column {wanted!r}, there are {', '.join(columns) or 'none'}{hint}")
+
+
+def _names(path: Path, option: str) -> list[str]:
+    """The names of the option `classes`, in its order. Raises UserError for a name that stands there twice."""
+    names = [name.strip() for name in option.split(";") if name.strip()]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{path}: option classes names {twice[0]!r} twice; expected classes=a;b;c, each once")
+    return names
+
+
+def _number(path: Path, line: int, name: str, number: dict[str, int]) -> int:
+    if name not in number:
+        raise UserError(
+            f"{path}: line {line}: {name!r} is none of the classes {', '.join(number)}{did_you_mean(name, number)}"
+        )
+    return number[name]
 
 
 def _in_order(names: set[str]) -> list[str]:

@@ -72,12 +72,12 @@ class WritePseudoMasks(ComputeStage):
             return torch.full((1, 1), VOID, dtype=torch.uint8)
         image = sample.image.to(self.data.device)
         classes, scores = self.scores(item, (image.shape[1], image.shape[2]))
-        places = self._places(scores, len(classes))
+        places = self.places(scores, len(classes))
         if self.fields.crf != "none" and len(classes):
             places = crf_labels(image, places, CRF_PRESETS[self.fields.crf], classes=range(len(classes) + 1))
         return named(places, classes)
 
-    def _places(self, scores: Tensor, count: int) -> Tensor:
+    def places(self, scores: Tensor, count: int) -> Tensor:
         """0 for the ground or the place of the best class + 1; AffinityNet's scores hold the ground as their first row."""
         if len(scores) == count + 1 and count:
             return scores.argmax(0).to(torch.uint8)

@@ -24,12 +24,13 @@ from partwise.methods.ppl.growing import ConfidentLabels, LearnAffinity, Walk, n
 from partwise.methods.ppl.mapping import ReadMaps, read_maps
 from partwise.methods.ppl.masking import FIXED_MAPS, WritePseudoMasks, read_pseudo_mask
 from partwise.methods.ppl.segmenting import LearnMasks, probabilities
+from partwise.methods.ppl.showing import step_by_step
 from partwise.models.affinity import AffinityNet, IrnNetwork, build_affinity_net, build_irn
 from partwise.models.backbones import build_backbone
 from partwise.models.patch_learning import PatchLearning
 from partwise.models.saved import NetworkSpec
 from partwise.models.segmentation import SegmentationNetwork, build_head
-from partwise.report.values import MaskPrediction
+from partwise.report.values import MaskPrediction, Picture
 
 SHOWS = 0.5
 """Probability above which a picture is taken to show a class, where nobody says what it shows."""
@@ -205,6 +206,11 @@ class PplMethod(Method):
     def _pseudo_mask(self, id: str) -> Tensor | None:
         """The pseudo mask of a training picture of this run."""
         return None if self.products is None else read_pseudo_mask(self.products, id)
+
+    def pictures(self, data: PictureData) -> list[Picture]:
+        """The same pictures after every step of the way."""
+        with torch.inference_mode():
+            return step_by_step(self, data)
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> list[MaskPrediction]:

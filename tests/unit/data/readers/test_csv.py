@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.miniatures import write_picture
 
 from partwise.config import UserError
+from partwise.data.sample import FaultySample
 from partwise.data.sources import open_source
 
 
@@ -59,6 +62,30 @@ def test_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
 def test_other_names_of_columns(tmp_path: Path) -> None:
     source = open_source(table(tmp_path, "path,wnid\na.png,n1\n", option="?label=wnid&file=path"))
     assert source.classes == ("n1",) and source.records[0].file == "a.png"
+
+
+def test_given_classes(tmp_path: Path) -> None:
+    text = "file,label\na.png,cat\nb.png,dog\n"
+    source = open_source(table(tmp_path, text, option="?classes=dog; emu; cat"))
+    assert source.classes == ("dog", "emu", "cat") and [record.label for record in source.records] == [2, 0]
+    with pytest.raises(UserError, match=r"line 3: 'dog' is none of the classes cat, dogs; did you mean 'dogs'\?"):
+        open_source(table(tmp_path, text, option="?classes=cat;dogs"))
+    with pytest.raises(UserError, match="names 'cat' twice"):
+        open_source(table(tmp_path, text, option="?classes=cat;dog;cat"))
+
+
+def test_masks(tmp_path: Path) -> None:
+    source = table(tmp_path, "file,label,mask\na.png,cat,m.png\nb.png,dog,n.png\nc.png,cat,\n")
+    for name, value in (("m.png", 1), ("n.png", 3)):
+        mask = np.zeros((24, 32), np.uint8)
+        mask[2:5, 3:9] = value
+        Image.fromarray(mask).save(tmp_path / name)
+    opened = open_source(source)
+    boxes = opened.load(0).boxes
+    assert boxes is not None and boxes.tolist() == [[3, 2, 9, 5]]  # no box is annotated: the object's extent
+    assert opened.load(2).mask is None and opened.load(2).boxes is None
+    with pytest.raises(FaultySample, match=r"n\.png: .*mask value 3; expected 0 to 2, 255"):
+        opened.load(1)
 
 
 @pytest.mark.parametrize(
