@@ -173,11 +173,12 @@ def _train_and_measure(
         summary["stages"] = run_stages(method.stages(pictures, job), job)
         method.eval()
         measured = measure(method, pictures, recipe, "test", recipe.evaluate.suites, runtime=runtime, progress=progress)
+        noted = runtime.gather_notes(pictures.faults)
         if not runtime.leads:
             return
         summary |= {"metrics": measured.metrics, "detail": measured.detail}
         summary["paper"] = _claims(recipe, method)
-        summary["faults"] = faults | pictures.faults
+        summary["faults"] = faults | noted
         save_trained(folder, method)
         measured.store_pictures(folder)
         store_pictures(folder, method.pictures(pictures), first=METHOD_PICTURES)

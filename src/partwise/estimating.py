@@ -38,13 +38,16 @@ def estimate(recipe: str, *, data: str | None = None, settings: Sequence[str] = 
         folder = RunFolder(Path(scratch))
         progress = Progress(quiet=True)
         job = Job(found, folder, runtime, progress, Tracker(folder, progress, leads=False))
-        stage = method.stages(pictures, job)[0]
-        if isinstance(stage, TrainStage):
-            times = [time.monotonic() for _ in first_steps(stage, job, STEPS)]
+        stages = method.stages(pictures, job)
+        for stage in stages:
+            if isinstance(stage, TrainStage):
+                epochs = stage.steps / stage.steps_per_epoch
+                lines[f"steps of {stage.name}"] = f"{stage.steps:,} ({epochs:g} epochs)"
+        if isinstance(first := stages[0], TrainStage):  # later ones need what this one leaves
+            times = [time.monotonic() for _ in first_steps(first, job, STEPS)]
             step = sorted(after - before for before, after in pairwise(times))[(STEPS - 1) // 2]
-            lines["steps"] = f"{stage.steps:,} ({stage.steps / stage.steps_per_epoch:g} epochs)"
-            lines["rate"] = f"{found.train.batch_size / step:,.0f} pictures/s"
-            lines["time of training"] = duration(step * stage.steps)
+            lines["rate"] = f"{(first.batch_size or found.train.batch_size) / step:,.0f} pictures/s"
+            lines[f"time of {first.name}"] = duration(step * first.steps)
     pictures.close()
     lines["memory"] = memory()
     return lines

@@ -25,6 +25,7 @@ from partwise.engine.tracking import Progress, Tracker
 from partwise.models.averaging import ModuleAverage, exchange
 from partwise.models.batchnorm import synchronise_batchnorm
 from partwise.ops import draws
+from partwise.report.wording import lower_is_better
 from partwise.run import RunFolder, write_atomically
 
 Evaluate = Callable[[], dict[str, float]]
@@ -430,7 +431,7 @@ class _Training:
             )
         best_by = self.job.recipe.evaluate.best_by
         value = metrics.get(best_by)
-        if value is not None and (self.counters.best is None or value > self.counters.best):
+        if value is not None and self._improves(value):
             self.counters.best = value
             if self.job.runtime.leads:
                 state = State(facts={"stage": self.stage.name, "step": self.counters.step, best_by: value})
@@ -446,6 +447,11 @@ class _Training:
             self.job.progress.say(
                 f"{self.stage.name}: epoch {epoch:.1f}  val {best_by} {value:.4f}  best {self.counters.best:.4f}"
             )
+
+    def _improves(self, value: float) -> bool:
+        """Whether a value of `best_by` is better than the best so far, in the direction of that metric."""
+        best = self.counters.best
+        return best is None or (value < best if lower_is_better(self.job.recipe.evaluate.best_by) else value > best)
 
     def _facts(self) -> dict[str, Any]:
         return {

@@ -85,6 +85,14 @@ class Runtime:
         empty = {name: torch.empty(0, *shape, dtype=dtype) for name, (dtype, shape) in known.items()}
         return {name: self.gather(rows.get(name, empty[name])) for name in known}
 
+    def gather_notes(self, notes: dict[str, str]) -> dict[str, str]:
+        """The text that every process noted, under one roof."""
+        if self.share.world == 1:
+            return notes
+        each: list[Any] = [None] * self.share.world
+        dist.all_gather_object(each, notes)
+        return {name: text for own in each for name, text in own.items()}
+
     def mean(self, scalars: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars averaged over the processes, which hold equal shares of every batch."""
         if self.share.world == 1 or not scalars:
@@ -92,6 +100,14 @@ class Runtime:
         together = torch.stack(list(scalars.values()))
         dist.all_reduce(together)
         return dict(zip(scalars, together / self.share.world, strict=True))
+
+    def average(self, count: Tensor) -> Tensor:
+        """A number that differs between the processes -> its mean over them, without a gradient."""
+        if self.share.world == 1:
+            return count
+        together = count.detach().clone()
+        dist.all_reduce(together)
+        return together / self.share.world
 
     def agree(self, flag: bool) -> bool:
         """Whether any process says so."""

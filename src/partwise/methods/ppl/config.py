@@ -74,6 +74,9 @@ class AffinityFields(Section):
         OptimFields(lr=0.1, head_lr=1.0, momentum=0.0, nesterov=False, schedule="poly", weight_decay=1e-4),
         description="optimiser of the affinity network; momentum 0, as the published code in effect has it",
     )
+    stride: int = Field(
+        4, ge=1, le=32, description="pixels a cell of irn's boundaries and of the walk, where the backbone has so fine a stage"
+    )
     radius: int = Field(10, ge=2, le=20, description="pixels of the map within which pairs are compared in training")
     displacement: bool = Field(False, description="also learn IRN's displacement field, which only instances need")
     walk_radius: int = Field(5, ge=2, le=20, description="pixels of the map within which the walk steps")
@@ -229,11 +232,11 @@ def demo() -> PplRecipe:
         train=TrainFields(epochs=4, batch_size=32),
         evaluate=EvaluateFields(suites=("classification", *SUITES), best_by="classification/map"),
         method=PplFields(
-            warmup_epochs=15,
+            warmup_epochs=16,
             later_epochs=4,
-            later_lr=0.25,
+            later_lr=0.1,
             maps=MapFields(scales=(1.0, 0.5, 1.5)),
-            affinity=AffinityFields(epochs=4, batch_size=32, radius=5, walk_radius=5, beta=8, steps=64),
+            affinity=AffinityFields(epochs=4, batch_size=32, stride=2, radius=5, walk_radius=5, beta=10, steps=64),
             segmentation=SegmentationFields(
                 rate_scale=0.25,
                 freeze_norm=False,

@@ -96,7 +96,8 @@ class PplMethod(Method):
     def _affinity_spec(self) -> NetworkSpec:
         shared = self._shared() | {"arguments": dict(self.recipe.model.arguments)}
         if self.fields.affinity.kind == "irn":
-            return NetworkSpec("irn", shared | {"displacement": self.fields.affinity.displacement})
+            fields = self.fields.affinity
+            return NetworkSpec("irn", shared | {"stride": fields.stride, "displacement": fields.displacement})
         return NetworkSpec("affinity_net", shared)
 
     def _shared(self) -> dict[str, Any]:

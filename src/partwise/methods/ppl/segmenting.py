@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,13 @@ from partwise.methods.ppl.masking import require_pseudo_mask
 from partwise.models.segmentation import SegmentationNetwork
 from partwise.ops.crf import CRF_PRESETS, dense_crf, unary_from_probabilities
 from partwise.ops.multi_scale import multi_scale_logits
-from partwise.ops.segmentation_losses import balanced_cross_entropy, cross_entropy, multi_scale_loss
+from partwise.ops.segmentation_losses import (
+    Average,
+    alone,
+    balanced_cross_entropy,
+    cross_entropy,
+    multi_scale_loss,
+)
 
 if TYPE_CHECKING:
     from partwise.methods.ppl.method import PplMethod
@@ -27,18 +34,20 @@ if TYPE_CHECKING:
 class MaskLoss(nn.Module):
     """Cross entropy of a segmentation network against masks, void ignored; DeepLab-v2's at three scales and their maximum."""
 
-    def __init__(self, network: SegmentationNetwork, fields: SegmentationFields) -> None:
+    def __init__(self, network: SegmentationNetwork, fields: SegmentationFields, average: Average = alone) -> None:
         super().__init__()
         self.network, self.fields = network, fields
+        criterion = balanced_cross_entropy if fields.loss == "balanced_ce" else cross_entropy
+        # Void pixels differ between the slices of a batch: counts are averaged, so that processes together give one mean.
+        self.criterion = partial(criterion, average=average)
 
     def forward(self, batch: Batch) -> StepOutput:
         assert batch.masks is not None
         images = batch.images.float() / 255 if not batch.images.is_floating_point() else batch.images
-        criterion = balanced_cross_entropy if self.fields.loss == "balanced_ce" else cross_entropy
         if self.fields.head == "deeplab-v2":
-            return {"masks": multi_scale_loss(self.network, images, batch.masks.long(), criterion=criterion)}, {}
+            return {"masks": multi_scale_loss(self.network, images, batch.masks.long(), criterion=self.criterion)}, {}
         logits = self.network.logits_at(images, (images.shape[-2], images.shape[-1]))
-        return {"masks": criterion(logits.float(), batch.masks.long())}, {}
+        return {"masks": self.criterion(logits.float(), batch.masks.long())}, {}
 
 
 class LearnMasks(TrainStage):
@@ -68,7 +77,7 @@ class LearnMasks(TrainStage):
         return {"segmenter": Plan(build_optimizer(groups, optim), optim)}
 
     def loss_module(self) -> nn.Module:
-        return MaskLoss(self.method.segmenter, self.fields)
+        return MaskLoss(self.method.segmenter, self.fields, self.job.runtime.average)
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         return self.data.train_batches(
