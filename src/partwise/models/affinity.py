@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from partwise.models.backbones import build_backbone
 from partwise.models.contract import Backbone
+from partwise.models.pictures import PictureNetwork
 
 BOUNDARY_WIDTH = 32
 DISPLACEMENT_WIDTHS = ((64, 8), (128, 16), (256, 16))
@@ -35,23 +36,12 @@ class Fields(NamedTuple):
     """`(B, 2, h, w)`: rows and columns from the cell to the centre of its object; None where that head is left out."""
 
 
-class TapNetwork(nn.Module):
+class TapNetwork(PictureNetwork):
     """A backbone that takes float images `(B, C, H, W)` in [0, 1]; `mean` and `std` are those it was trained with."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, backbone: Backbone, *, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise ValueError(f"mean {tuple(mean)} and std {tuple(std)}: as many of each, and every std above zero")
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
+        super().__init__(mean=mean, std=std)
         self.backbone = backbone
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(images - mean) / std."""
-        return (images - self.mean) / self.std
 
 
 class BoundaryHead(nn.Module):

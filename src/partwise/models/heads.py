@@ -16,13 +16,11 @@ from torch import Tensor, nn
 
 from partwise.models.backbones import build_backbone
 from partwise.models.contract import Backbone
+from partwise.models.pictures import PictureNetwork
 
 
-class ImageClassifier(nn.Module):
+class ImageClassifier(PictureNetwork):
     """Float images `(B, C, H, W)` in [0, 1] -> logits `(B, K)`; `mean` and `std` are those of the training pictures."""
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -33,19 +31,10 @@ class ImageClassifier(nn.Module):
         std: Sequence[float],
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise ValueError(f"mean {tuple(mean)} and std {tuple(std)}: as many of each, and every std above zero")
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
+        super().__init__(mean=mean, std=std)
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.fc = nn.Linear(backbone.num_features, num_classes)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(images - mean) / std in one fused pass over the pictures."""
-        scale = self.std.reciprocal()
-        return torch.addcmul(-self.mean * scale, images, scale)
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map `(B, num_features, h, w)`."""

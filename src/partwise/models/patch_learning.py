@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from partwise.config import UserError
 from partwise.models.backbones import build_backbone
 from partwise.models.contract import Backbone
+from partwise.models.pictures import PictureNetwork
 from partwise.ops.patches import patchwise
 
 Mode = Literal["baseline", "single", "ppl", "epl"]
@@ -53,7 +54,7 @@ def plan_cuts(num_blocks: int, positions: Sequence[int], grids: Sequence[int]) -
     return tuple(Cut(block, grid) for block, grid in zip(chosen, each, strict=True))
 
 
-class PatchLearning(nn.Module):
+class PatchLearning(PictureNetwork):
     """Float images `(B, C, H, W)` in [0, 1] -> logits `(B, K)` of the branches that `mode` and `stage` call for.
 
     `backbone` is a `Backbone` of ordered blocks, or its name. The classifier is a 1x1 convolution without bias over the
@@ -64,9 +65,6 @@ class PatchLearning(nn.Module):
     Batch norm must use running statistics while patches are in play, since patches of a batch would change batch
     statistics: `freeze_norm` keeps it in evaluation mode, whatever mode the module is in (its affine weights still learn).
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -80,15 +78,13 @@ class PatchLearning(nn.Module):
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
     ) -> None:
-        super().__init__()
+        super().__init__(mean=mean, std=std)
         self.backbone = build_backbone(backbone) if isinstance(backbone, str) else backbone
         self.mode = mode
         self.detach = mode == "epl" if detach is None else detach
         self.cuts = () if mode == "baseline" else plan_cuts(self.backbone.num_blocks, positions, grids)
         if mode == "single" and len(self.cuts) != 1:
             raise UserError(f"method.positions = {list(positions)}: mode 'single' needs exactly one")
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
         self.num_patch_branches = {"baseline": 0, "single": 1, "ppl": 1, "epl": len(self.cuts)}[mode]
         width = self.backbone.num_features
         self.classifier = nn.Conv2d(width * (self.num_patch_branches + 1), num_classes, 1, bias=False)
@@ -135,11 +131,6 @@ class PatchLearning(nn.Module):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(images - mean) / std."""
-        scale = self.std.reciprocal()
-        return torch.addcmul(-self.mean * scale, images, scale)
 
     def learn_from(self, block: int) -> None:
         """Let the blocks from `block` on learn, and not those in front of it."""

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from partwise.config import UserError, nearest
 from partwise.models.backbones import build_backbone, explain
 from partwise.models.contract import Backbone, initialise
+from partwise.models.pictures import PictureNetwork
 from partwise.ops.cam import upsample
 
 Norm = Literal["batch", "group"]
@@ -219,15 +220,12 @@ def shallow_stage(backbone: Backbone) -> int:
     return fine[-1]
 
 
-class SegmentationNetwork(nn.Module):
+class SegmentationNetwork(PictureNetwork):
     """Float images `(B, C, H, W)` in [0, 1] -> class scores `(B, K, h, w)`, one cell for `stride` pixels.
 
     `mean` and `std` are those of the training pictures. `frozen_batchnorm` keeps the backbone's batch norms at their
     running statistics also in training, as the DeepLab recipes do; whether their weights learn is the optimiser's matter.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -238,21 +236,12 @@ class SegmentationNetwork(nn.Module):
         std: Sequence[float],
         frozen_batchnorm: bool = False,
     ) -> None:
-        super().__init__()
-        if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise ValueError(f"mean {tuple(mean)} and std {tuple(std)}: as many of each, and every std above zero")
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
+        super().__init__(mean=mean, std=std)
         self.backbone = backbone
         self.head = head
         self.stride = head.stride
         self.frozen_batchnorm = frozen_batchnorm
         self.train(self.training)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(images - mean) / std in one fused pass over the pictures."""
-        scale = self.std.reciprocal()
-        return torch.addcmul(-self.mean * scale, images, scale)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.normalise(images)

@@ -27,7 +27,8 @@ from partwise.methods.recipes import RecipeBook
 IMAGENET_BORDER = (124, 116, 104)
 """ImageNet's mean colour: a border of it is zero once pictures are normalised."""
 
-CrfName = Literal["none", "irn", "psa", "seam", "deeplab", "afa", "toco"]
+Sharpener = Literal["none", "pamr", "irn", "psa", "seam", "deeplab", "afa", "toco"]
+"""What draws labels to the edges of a picture: nothing, PAMR, or a dense CRF by where its settings were published."""
 
 
 class MapFields(Section):
@@ -67,7 +68,10 @@ class AffinityFields(Section):
         0.30, ge=0, le=1, description="background score of the maps that confident objects exceed"
     )
     background: float = Field(0.05, ge=0, le=1, description="background score that confident ground stays below")
-    crf: CrfName = Field("irn", description="dense CRF that sharpens the confident labels")
+    crf: Sharpener = Field(
+        "irn",
+        description="what sharpens the confident labels: a dense CRF by its origin, or pamr",
+    )
     epochs: float = Field(3.0, gt=0, description="passes of the affinity network over the training pictures")
     batch_size: int = Field(32, ge=1, description="pictures a step of the affinity network")
     optim: OptimFields = Field(
@@ -75,7 +79,10 @@ class AffinityFields(Section):
         description="optimiser of the affinity network; momentum 0, as the published code in effect has it",
     )
     stride: int = Field(
-        4, ge=1, le=32, description="pixels a cell of irn's boundaries and of the walk, where the backbone has so fine a stage"
+        4,
+        ge=1,
+        le=32,
+        description="pixels a cell of irn's boundaries and of the walk, where the backbone has so fine a stage",
     )
     radius: int = Field(10, ge=2, le=20, description="pixels of the map within which pairs are compared in training")
     displacement: bool = Field(False, description="also learn IRN's displacement field, which only instances need")
@@ -93,7 +100,7 @@ class PseudoFields(Section):
         lt=1,
         description="background score after the walk; None: the best by mIoU on validation pictures with masks, else 0.25",
     )
-    crf: CrfName = Field("none", description="dense CRF on the pseudo masks")
+    crf: Sharpener = Field("none", description="dense CRF, or pamr, on the pseudo masks")
 
 
 class SegmentationFields(Section):
@@ -125,7 +132,7 @@ class SegmentationFields(Section):
     )
     scales: tuple[float, ...] = Field((1.0,), description="sizes of the picture that answers are averaged over")
     flip: bool = Field(True, description="each size also mirrored")
-    crf: CrfName = Field("none", description="dense CRF on the network's answer")
+    crf: Sharpener = Field("none", description="dense CRF, or pamr, on the network's answer")
 
 
 class PplFields(Section):

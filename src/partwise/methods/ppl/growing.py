@@ -18,9 +18,9 @@ from partwise.engine.loop import Job
 from partwise.engine.optim import build_optimizer, parameter_groups
 from partwise.engine.stages import ComputeStage, Plan, Products, StepOutput, TrainStage
 from partwise.methods.ppl.config import AffinityFields
+from partwise.methods.ppl.sharpening import sharpen_labels, sharpen_probabilities
 from partwise.models.affinity import AffinityNet, IrnNetwork
 from partwise.ops.affinity import affinity_loss, displacement_loss, feature_affinity, pair_labels, path_affinity
-from partwise.ops.crf import CRF_PRESETS, DenseCrf, crf_labels, unary_from_probabilities
 from partwise.ops.random_walk import affinity_walk, random_walk, with_background
 from partwise.ops.segmentation_losses import resize_labels
 
@@ -67,21 +67,16 @@ def confident_labels(image: Tensor, maps: Tensor, classes: Tensor, fields: Affin
 def _irn_labels(image: Tensor, maps: Tensor, fields: AffinityFields) -> tuple[Tensor, Tensor]:
     levels = (fields.foreground, fields.background)
     hard = [thresholded(maps, level) for level in levels]
-    if fields.crf == "none":
-        return hard[0], hard[1]
-    every = range(len(maps) + 1)
-    sure, ground = (crf_labels(image, labels, CRF_PRESETS[fields.crf], classes=every) for labels in hard)
+    sure, ground = (sharpen_labels(image, labels, len(maps), fields.crf) for labels in hard)
     return sure, ground
 
 
 def _affinitynet_labels(image: Tensor, maps: Tensor, fields: AffinityFields) -> tuple[Tensor, Tensor]:
-    crf = DenseCrf(image, CRF_PRESETS[fields.crf]) if fields.crf != "none" else None
     found = []
     for power in (LOW_POWER, HIGH_POWER):
         scores = with_background(maps, power=power)
-        if crf is not None:
-            scores = crf.infer(unary_from_probabilities(scores / scores.sum(0, keepdim=True).clamp(min=1e-5)))
-        found.append(scores.argmax(0).to(torch.uint8))
+        shares = scores / scores.sum(0, keepdim=True).clamp(min=1e-5)
+        found.append(sharpen_probabilities(image, shares, fields.crf).argmax(0).to(torch.uint8))
     return found[0], found[1]
 
 

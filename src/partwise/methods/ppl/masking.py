@@ -16,9 +16,9 @@ from partwise.data.sample import VOID
 from partwise.engine.stages import ComputeStage, Products
 from partwise.methods.ppl.growing import named, thresholded
 from partwise.methods.ppl.mapping import known_classes
+from partwise.methods.ppl.sharpening import sharpen_labels
 from partwise.ops.cam import upsample
 from partwise.ops.confusion import best_class, confusion, mean_iou, shown_classes, sweep_counts, sweep_histogram
-from partwise.ops.crf import CRF_PRESETS, crf_labels
 from partwise.ops.localize import threshold_grid
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ class WritePseudoMasks(ComputeStage):
             return torch.full((1, 1), VOID, dtype=torch.uint8)
         image = sample.image.to(self.data.device)
         classes, scores = self.scores(item, (image.shape[1], image.shape[2]))
-        places = self.places(scores, len(classes))
-        if self.fields.crf != "none" and len(classes):
-            places = crf_labels(image, places, CRF_PRESETS[self.fields.crf], classes=range(len(classes) + 1))
+        places = sharpen_labels(image, self.places(scores, len(classes)), len(classes), self.fields.crf)
         return named(places, classes)
 
     def places(self, scores: Tensor, count: int) -> Tensor:

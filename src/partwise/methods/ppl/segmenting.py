@@ -16,8 +16,8 @@ from partwise.engine.optim import build_optimizer, parameter_groups
 from partwise.engine.stages import Plan, Products, StepOutput, TrainStage
 from partwise.methods.ppl.config import SegmentationFields
 from partwise.methods.ppl.masking import require_pseudo_mask
+from partwise.methods.ppl.sharpening import sharpen_probabilities, to_bytes
 from partwise.models.segmentation import SegmentationNetwork
-from partwise.ops.crf import CRF_PRESETS, dense_crf, unary_from_probabilities
 from partwise.ops.multi_scale import multi_scale_logits
 from partwise.ops.segmentation_losses import (
     Average,
@@ -102,7 +102,5 @@ def probabilities(network: SegmentationNetwork, images: Tensor, fields: Segmenta
     found = logits.float().softmax(1)
     if fields.crf == "none":
         return found
-    settings = CRF_PRESETS[fields.crf]
-    pictures = (images * 255).round().clamp(0, 255).to(torch.uint8)
-    rows = [dense_crf(p, unary_from_probabilities(q), settings) for p, q in zip(pictures, found, strict=True)]
-    return torch.stack(rows)
+    rows = zip(to_bytes(images), found, strict=True)
+    return torch.stack([sharpen_probabilities(picture, own, fields.crf) for picture, own in rows])

@@ -12,12 +12,13 @@ from torch import Tensor
 from partwise.data.loading import PictureData
 from partwise.data.sample import VOID, Sample
 from partwise.engine.stages import Products
+from partwise.methods.ppl.config import Sharpener
 from partwise.methods.ppl.growing import named, thresholded
 from partwise.methods.ppl.mapping import known_classes, read_maps
 from partwise.methods.ppl.masking import WritePseudoMasks
+from partwise.methods.ppl.sharpening import sharpen_labels
 from partwise.models.patch_learning import PatchLearning
 from partwise.ops.confusion import class_counts, confusion, mean_iou
-from partwise.ops.crf import CRF_PRESETS, crf_labels
 from partwise.report import masks as drawing
 from partwise.report.figures import overlay
 from partwise.report.values import Cell, Picture
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 NUM_SHOWN = 8
 NUM_LOOKED_AT = 64
 """Validation pictures that are compared; the shown ones are spread evenly over their scores."""
-SHARPENING = "irn"
+SHARPENING: Sharpener = "irn"
 """The CRF that the figure shows where the recipe has none."""
 
 Pixels = NDArray[np.uint8]
@@ -44,8 +45,8 @@ class Steps:
         facts = products.facts("pseudo")
         self.writer.threshold = float(facts["threshold"])
         self.plain = plain_network(method, products)
-        crf = method.fields.pseudo.crf
-        self.crf = CRF_PRESETS[crf if crf != "none" else SHARPENING]
+        own = method.fields.pseudo.crf
+        self.sharpener: Sharpener = own if own != "none" else SHARPENING
 
     def final(self, sample: Sample, index: int) -> Tensor:
         """The mask at the end of the way: the network's, or that of the maps after the walk."""
@@ -71,8 +72,8 @@ class Steps:
         size = (sample.image.shape[1], sample.image.shape[2])
         classes, scores = self.writer.scores(self.data.source.records[index].id, size)
         places = self.writer.places(scores, len(classes)).cpu()
-        if sharpened and len(classes):
-            places = crf_labels(sample.image, places, self.crf, classes=range(len(classes) + 1))
+        if sharpened:
+            places = sharpen_labels(sample.image, places, len(classes), self.sharpener)
         return named(places, classes)
 
     def _float(self, sample: Sample) -> Tensor:
