@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ def test_the_run_folder_is_as_designed(smoke: Smoke) -> None:
     assert {path.name for path in smoke.path.iterdir()} == wanted
     assert {path.name for path in smoke.folder.checkpoints.iterdir()} == {"last.safetensors", "best.safetensors"}
     summary = smoke.folder.read_summary()
-    assert [path.name for path in smoke.folder.products.iterdir()] == [stage["name"] for stage in summary["stages"]]
+    assert {path.name for path in smoke.folder.products.iterdir()} == {stage["name"] for stage in summary["stages"]}
     pictures = {path.name for path in smoke.folder.pictures.iterdir()}
     assert pictures
     for name in pictures:
@@ -174,11 +174,17 @@ def test_the_summary_is_complete(smoke: Smoke) -> None:
     assert (summary["recipe"], summary["method"], summary["status"]) == (smoke.recipe, smoke.method.name, "finished")
     for stage in summary["stages"]:
         assert set(stage) == {"name", "steps", "seconds", "images_per_second"} and stage["steps"] > 0
-    assert {name.split("/")[0] for name in summary["metrics"]} == set(smoke.method.recipe.evaluate.suites)
+    suites = [find_evaluator(suite) for suite in smoke.method.recipe.evaluate.suites]
+    splits = {
+        f"{suite.family or suite.suite}/{metric}": suite.split or "test" for suite in suites for metric in suite.metrics
+    }
+    assert all(
+        any(splits.keys() & {f"{s.family or s.suite}/{m}" for m in s.metrics} & set(summary["metrics"])) for s in suites
+    )
     for name, value in summary["metrics"].items():
         assert METRIC.fullmatch(name) and isinstance(value, float), name
         assert {"split", "n", "weights"} <= set(summary["detail"][name]), name
-        assert summary["detail"][name]["split"] == "test"
+        assert summary["detail"][name]["split"] == splits[name]
 
 
 def test_recipe_changes_and_environment_are_complete(smoke: Smoke) -> None:
@@ -298,9 +304,30 @@ def test_predict_writes_a_table_and_a_picture_of_each(smoke: Smoke, tmp_path: Pa
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(sizes)
     for name, row in rows.items():
-        assert row["label"] in smoke.method.classes and 0 <= float(row["probability"]) <= 1
-        with Image.open(made.out / "pictures" / f"{name.replace('/', '_')}.png") as picture:
+        assert {label for label in row["label"].split(";") if label} <= set(smoke.method.classes)
+        chances = (
+            [row["probability"]] if "probability" in row else [row[f"p({label})"] for label in smoke.method.classes]
+        )
+        assert all(0 <= float(chance) <= 1 for chance in chances)
+        stem = name.rpartition(".")[0].replace("/", "_")
+        with Image.open(made.out / "pictures" / f"{stem}.png") as picture:
             assert (picture.height, picture.width) == sizes[name]
+        if smoke.method.native:
+            check_mask(made.out / "masks" / f"{stem}.png", row, smoke.method.classes)
+    if smoke.method.native:
+        content = json.loads((made.out / "coco.json").read_text())
+        assert {image["file_name"]: (image["height"], image["width"]) for image in content["images"]} == sizes
+        assert [category["name"] for category in content["categories"]] == list(smoke.method.classes)
+
+
+def check_mask(path: Path, row: dict[str, str], classes: Sequence[str]) -> None:
+    """A palette PNG of the classes' indices, and the shares of the table are those of its pixels."""
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        values = np.array(image)
+    for number, name in enumerate(classes, start=1):
+        assert float(row[f"share({name})"]) == pytest.approx(float((values == number).mean()), abs=1e-6)
+    assert row["label"] == ";".join(name for number, name in enumerate(classes, start=1) if (values == number).any())
 
 
 class Page(HTMLParser):

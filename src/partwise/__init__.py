@@ -24,6 +24,7 @@ _NAMES = {
     "cutmix": "partwise.ops.mixing",
     "cam": "partwise.ops.cam",
     "grad_cam": "partwise.ops.cam",
+    "PatchLearning": "partwise.models.patch_learning",
     "ops": "partwise.ops",
 }
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from partwise.api import predict as predict
     from partwise.api import train as train
     from partwise.data.sources import open_source as open_source
+    from partwise.models.patch_learning import PatchLearning as PatchLearning
     from partwise.ops.cam import cam as cam
     from partwise.ops.cam import grad_cam as grad_cam
     from partwise.ops.mix_transforms import CutMix as CutMix

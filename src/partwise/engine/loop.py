@@ -65,7 +65,8 @@ def run_stages(stages: Sequence[Stage], job: Job) -> list[dict[str, Any]]:
             if isinstance(stage, TrainStage):
                 _place_networks(stage, job)  # measured in the layout it was trained in: the same sums in the same order
             facts = job.products.facts(stage.name)
-            if job.runtime.leads:
+            # Only behind the last one: what a later stage has logged so far is cut back to its own checkpoint.
+            if job.runtime.leads and stage is stages[-1]:
                 job.folder.cut_metrics(facts["metrics_size"])
         elif isinstance(stage, TrainStage):
             facts = _Training(stage, job).run()

@@ -19,6 +19,7 @@ def schedule(fields: OptimFields, progress: float) -> float:
     linear down to `final`. poly: (1 - progress)^power. `warmup` rises linearly before any of them (not before one_cycle,
     which has its own rise).
     """
+    progress = min(progress, 1.0)  # an estimate may take more steps than a short phase has
     if fields.schedule == "one_cycle":
         if progress < fields.peak:
             return progress / fields.peak

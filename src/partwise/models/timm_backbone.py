@@ -107,8 +107,7 @@ class TimmBackbone(Backbone):
 
     def _chains(self, blank: Tensor, last: Tensor) -> bool:
         """Whether the blocks, one after the other, are the network: the same last map of a picture, maps in between."""
-        generator = torch.Generator().manual_seed(0)
-        picture = torch.rand(blank.shape, generator=generator)
+        picture = torch.linspace(-1, 1, blank.numel(), device=blank.device).reshape(blank.shape)
         with quiet(self.network):
             x, expected = picture, self.forward(picture)
             try:
@@ -118,7 +117,8 @@ class TimmBackbone(Backbone):
                         return False
             except (RuntimeError, TypeError, ValueError):
                 return False
-        return x.shape == last.shape and torch.allclose(x, expected, rtol=1e-4, atol=1e-5)
+        alike = x.is_meta or torch.allclose(x, expected, rtol=1e-4, atol=1e-5)  # only shapes on the meta device
+        return x.shape == last.shape and alike
 
     @contextmanager
     def _sizes_explained(self, x: Tensor) -> Iterator[None]:

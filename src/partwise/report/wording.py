@@ -20,6 +20,8 @@ MEANINGS: dict[str, str] = {
     "localization/pxap": "area under the pixels' precision-recall curve over all thresholds",
     "segmentation/miou": "mean intersection over union of the segmentation network's masks",
     "segmentation/cam_miou": "mean intersection over union of thresholded activation maps",
+    "segmentation/cam_precision": "share of the pixels that thresholded maps give a class which have it, mean of classes",
+    "segmentation/cam_recall": "share of a class's pixels that thresholded maps find, mean of classes",
     "segmentation/pseudo_miou": "mean intersection over union of the training pictures' pseudo masks",
 }
 LOWER_IS_BETTER = frozenset({"nll", "ece", "mce", "fpr95", "loss", "correspondence_error", "unequalness"})
@@ -32,6 +34,7 @@ HEADLINES = (
     "localization/gt_known",
     "localization/pxap",
     "segmentation/pseudo_miou",
+    "segmentation/cam_miou",
     "classification/ece",
 )
 

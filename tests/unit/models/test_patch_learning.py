@@ -94,7 +94,9 @@ def gradient_in_front(network: PatchLearning, images: Tensor, half: str) -> floa
     """The largest gradient of the first block from the loss of some branches alone."""
     network.zero_grad()
     network.branches(images, half).square().sum().backward()  # type: ignore[arg-type]
-    return max(float(p.grad.abs().max()) if p.grad is not None else 0.0 for p in network.backbone.stages[0].parameters())  # type: ignore[index,union-attr]
+    return max(
+        float(p.grad.abs().max()) if p.grad is not None else 0.0 for p in network.backbone.stages[0].parameters()
+    )  # type: ignore[index,union-attr]
 
 
 def test_gradients_stop_in_front_of_the_cut_in_epl_and_not_in_ppl() -> None:
