@@ -1,4 +1,4 @@
-"""The patch classifier against slow versions, and what its figures fix: one set of weights, local patches, stopped gradients."""
+"""The patch classifier against slow versions, and what its figures fix: shared weights, local patches, stopped gradients."""
 
 from __future__ import annotations
 
@@ -149,9 +149,9 @@ def test_positions_and_grids() -> None:
     assert plan_cuts(3, (), (2,)) == (Cut(0, 2), Cut(1, 2))
     assert plan_cuts(5, (0, 3), (4, 2)) == (Cut(0, 4), Cut(3, 2))
     for positions in [(4,), (-1,), (2, 1), (1, 1)]:
-        with pytest.raises(UserError, match="method.positions"):
+        with pytest.raises(UserError, match=r"method\.positions"):
             plan_cuts(5, positions, (2,))
-    with pytest.raises(UserError, match="method.grids"):
+    with pytest.raises(UserError, match=r"method\.grids"):
         plan_cuts(5, (1, 2), (2, 2, 2))
     with pytest.raises(UserError, match="single"):
         small("single", positions=(0, 1))
