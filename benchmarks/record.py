@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "torchvision", "numpy", "timm", "kornia", "lightning")
+PACKAGES = ("torch", "torchvision", "numpy", "timm", "kornia", "lightning", "pydensecrf2")
 
 
 def write_result(name: str, command: str, values: dict[str, Any]) -> Path:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from partwise.ops.crf import CRF_PRESETS, dense_crf, unary_from_probabilities
 from record import write_result
+from refinement_walk import measure_walk
 
 COMMAND = "python benchmarks/refinement.py"
 HEIGHT, WIDTH, LABELS = 240, 320, 21
@@ -103,7 +104,12 @@ def compared(seconds: Mapping[str, list[float]], ours: str, theirs: str, least: 
     }
 
 
-PARTS: dict[str, Callable[[int], dict[str, Any]]] = {"crf": crf}
+def walk(repetitions: int) -> dict[str, Any]:
+    """The random walk beside the dense one; see refinement_walk.py."""
+    return measure_walk(repetitions=repetitions)
+
+
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {"crf": crf, "walk": walk}
 """Name of a part -> what measures it, given the number of repetitions."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ ASKED = 20.0
 REPETITIONS = 11
 
 
-def measure_walk(size: tuple[int, int] = SIZE, repetitions: int = REPETITIONS) -> dict[str, object]:
+def measure_walk(size: tuple[int, int] = SIZE, repetitions: int = REPETITIONS) -> dict[str, Any]:
     """Seconds of our walk and of both dense ones, from maps and boundary to walked maps, and how far they differ.
 
     Ours is the median of so many repetitions; the dense ones run once: each takes minutes or seconds and a few GB.

@@ -49,6 +49,7 @@ class Row:
 
 
 TOP1 = ("metrics", "classification/top1")
+CAM, PSEUDO, MIOU = (("metrics", f"segmentation/{name}") for name in ("cam_miou", "pseudo_miou", "miou"))
 CIFAR10_TITLE = "CIFAR-10, ResNet-20, mix {arm}, {epochs} epochs"
 CREATURES = "worlds_creatures"
 ROWS = (
@@ -64,12 +65,14 @@ ROWS = (
     ),
     Row(
         CIFAR10,
-        f"{CIFAR10_TITLE}: seconds of training",
+        f"{CIFAR10_TITLE}: seconds of training, on the threads that the file names",
         ("train_seconds",),
         "{:.0f}",
-        most=1200,
-        asked_of=ASKED_OF_CIFAR10,
     ),
+    Row("ppl_demo", "`ppl/demo`: seconds", ("seconds",), "{:.0f}", most=900),
+    Row("ppl_demo", "`ppl/demo`: `segmentation/cam_miou`, creatures test split", CAM, "{:.3f}"),
+    Row("ppl_demo", "`ppl/demo`: `segmentation/pseudo_miou`, training split", PSEUDO, "{:.3f}"),
+    Row("ppl_demo", "`ppl/demo`: `segmentation/miou`, creatures test split", MIOU, "{:.3f}"),
     Row(
         CREATURES, "Creatures, 64 px, one core: pictures a second", ("images_64px", "per_second"), "{:.0f}", least=1000
     ),
@@ -79,7 +82,7 @@ ROWS = (
     Row(CREATURES, "Creatures, top-1: size and position alone", ("probes", "box_alone"), "{:.3f}"),
 )
 
-COMPARED = {"mixing": "CutMix", "training": "Training"}
+COMPARED = {"mixing": "CutMix", "training": "Training", "refinement": "Refinement", "maps": "Class maps"}
 """Results that hold comparisons of their own, each a mapping with `asked`, and what to call them."""
 RATIOS = ("speed_up", "ratio", "share", "value")
 
@@ -163,7 +166,7 @@ def comparison(title: str, name: str, path: tuple[str, ...], found: Mapping[str,
     words = [part for part in path if part != "compared"]
     if {"ours", "theirs"} <= set(found):
         words[-1:] = [f"{found['ours']} against {found['theirs']}"]
-    unit = {"speed_up": "times as fast"}.get(key, key)
+    unit = {"speed_up": "times as fast", "ratio": "ratio of pictures a second"}.get(key, key)
     asked, met = judged(float(found[key]), float(found["asked"]), None)
     return Line(f"{title}, {', '.join(words)}: {unit}", f"{found[key]:.2f}", asked, met, (name,))
 

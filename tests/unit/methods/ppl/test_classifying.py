@@ -63,7 +63,7 @@ def test_what_a_run_does_not_make_it_does_not_answer_to(tmp_path: Path) -> None:
 
 def test_rates_and_lengths(tmp_path: Path) -> None:
     settings = ("optim.lr=0.2", "method.later_lr=0.1", "train.epochs=3", "method.later_epochs=2")
-    method, stages = build(tmp_path, *settings)
+    _, stages = build(tmp_path, *settings)
     warm, first, second = stages[:3]
     assert isinstance(warm, WarmUp) and isinstance(first, LearnPatches) and isinstance(second, LearnPatches)
     assert [s.steps for s in (warm, first, second)] == [2, 6, 4]
