@@ -25,12 +25,14 @@ STEPS, BATCH, FEATURES = 24, 8, 5
 
 
 def make_job(path: Path, **train: object) -> Job:
-    """A job with a quiet progress line, on one thread of the CPU."""
+    """A job with a quiet progress line, on one thread of the CPU, in float32 also where bfloat16 is fast."""
     recipe = Recipe(
         recipe="toy/toy",
         data=DataFields(source="toy:"),
         optim=OptimFields(lr=0.05, momentum=0.9, schedule="cosine"),
-        train=TrainFields(threads=1, log_every=3, checkpoint_seconds=0, batch_size=BATCH, **train),
+        train=TrainFields(
+            **{"threads": 1, "log_every": 3, "checkpoint_seconds": 0, "batch_size": BATCH, "precision": "fp32"} | train
+        ),
         evaluate=EvaluateFields(every=0),
     )
     folder = RunFolder(path)
