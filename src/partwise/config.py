@@ -295,9 +295,12 @@ def parse_value(annotation: object, text: str) -> object:
     """
     while typing.get_origin(annotation) is Annotated:
         annotation = typing.get_args(annotation)[0]
-    origin = typing.get_origin(annotation)
     if text.lower() in ("null", "none") and type(None) in typing.get_args(annotation):
         return None
+    others = [choice for choice in typing.get_args(annotation) if choice is not type(None)]
+    if type(None) in typing.get_args(annotation) and len(others) == 1:
+        annotation = others[0]
+    origin = typing.get_origin(annotation)
     if origin not in (tuple, list, dict):
         return text
     value = _plain(text)

@@ -302,6 +302,8 @@ def test_parse_value_of_every_shape() -> None:
     assert parse_value(float, "1e-4") == "1e-4"  # pydantic reads it by the field's type
     assert parse_value(tuple[float, ...], "[1") == ["[1"]
     assert parse_value(dict[str, int], "{a: 1}") == {"a": 1}
+    assert parse_value(dict[str, int] | None, "{a: 1}") == {"a": 1}
+    assert parse_value(dict[str, int] | None, "null") is None
     assert parse_value(str | None, "None") is None
     assert parse_value(str, "None") == "None"
 

@@ -63,6 +63,9 @@ class Widths(Backbone):
     def block(self, number: int, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def block_modules(self, number: int) -> list[nn.Module]:
+        raise NotImplementedError
+
 
 RESNET101 = Widths((64, 256, 512, 1024, 2048), (2, 4, 8, 16, 16))
 

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from partwise.config import (
+    JSON,
     AugmentFields,
     Claim,
     DataFields,
@@ -116,8 +117,8 @@ class SegmentationFields(Section):
     start: Literal["classifier", "weights", "random"] = Field(
         "classifier", description="the backbone begins with: the classifier's weights, model.weights, or random ones"
     )
-    arguments: dict[str, str | int | float | bool | list[int | float | str] | None] = Field(
-        default_factory=dict, description="handed to the backbone's builder, such as output_stride: 8"
+    arguments: dict[str, JSON] | None = Field(
+        None, description="handed to the backbone's builder, such as output_stride: 8; None: model.arguments"
     )
     freeze_norm: bool = Field(True, description="batch norm keeps the statistics it starts with")
     loss: Literal["ce", "balanced_ce"] = Field(
@@ -276,7 +277,7 @@ def _voc(recipe: str, source: str) -> PplRecipe:
             size=512,
             augment=AugmentFields(crop="scaled", long_side=(320, 640), border=IMAGENET_BORDER),
         ),
-        model=ModelFields(backbone="resnet50", arguments={"output_stride": 16}),
+        model=ModelFields(backbone="resnet50", arguments={"last_stride": 1}),
         optim=OptimFields(
             lr=0.1, head_lr=10.0, momentum=0.0, nesterov=False, schedule="poly", power=0.9, weight_decay=1e-4
         ),
@@ -393,7 +394,7 @@ def _photographs(recipe: str, source: str) -> PplRecipe:
             size=128,
             augment=AugmentFields(crop="scaled", long_side=(112, 192), border=IMAGENET_BORDER),
         ),
-        model=ModelFields(backbone="resnet18", arguments={"output_stride": 16}),
+        model=ModelFields(backbone="resnet18", arguments={"last_stride": 1}),
         optim=OptimFields(lr=0.05, weight_decay=5e-4, schedule="one_cycle", peak=0.25),
         train=TrainFields(epochs=5, batch_size=16),
         evaluate=EvaluateFields(suites=("classification", *SUITES), during=("classification",), every=5, batch_size=32),

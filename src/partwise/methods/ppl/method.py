@@ -105,8 +105,9 @@ class PplMethod(Method):
         return {"backbone": model.backbone, "mean": list(model.mean), "std": list(model.std)}
 
     def _segmenter_arguments(self) -> dict[str, Any]:
-        """The backbone's arguments: the classifier's, with those that the segmentation network changes."""
-        return dict(self.recipe.model.arguments) | dict(self.fields.segmentation.arguments)
+        """The backbone's arguments: its own where the recipe gives some, else the classifier's."""
+        own = self.fields.segmentation.arguments
+        return dict(self.recipe.model.arguments if own is None else own)
 
     def _build_segmenter(self) -> SegmentationNetwork:
         model, fields = self.recipe.model, self.fields.segmentation
