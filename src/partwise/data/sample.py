@@ -82,6 +82,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def pictures(self) -> Tensor:
+        """The pictures as floats in [0, 1], whether or not they still are bytes."""
+        return self.images if self.images.is_floating_point() else self.images.float() / 255
+
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`; boxes stay on the host, where they are read one picture at a time."""
 

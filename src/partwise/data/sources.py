@@ -60,7 +60,9 @@ def parse_source(text: str) -> SourceSpec:
     if not mark:
         before, query = text, ""
     kind, _, path = before.partition(":")
-    if kind not in SOURCES:
+    # A folder may be called as a kind is: without a colon, and where it is there, it is the folder that is meant.
+    folder = ":" not in before and SOURCES.get(kind, "").startswith(READERS) and Path(before).expanduser().exists()
+    if kind not in SOURCES or folder:
         raise UserError(f"source {text!r}: {_unknown_kind(kind, before)}")
     options: dict[str, str] = {}
     for pair in query.split("&") if query else ():

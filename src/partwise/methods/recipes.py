@@ -62,9 +62,9 @@ def find_recipe(name: str) -> tuple[Recipe, RecipeBook]:
     for book in books.values():
         if name in book.makers:
             return book.makers[name](), book
-    short = {recipe.split("/")[1]: recipe for recipe in names}
-    near = nearest(name, names) or short.get(name)
-    answer = f"; did you mean {near!r}?" if near else ""
+    same = [recipe for recipe in names if recipe.split("/")[1] == name]  # the method was left out
+    near = same or [match for match in [nearest(name, names)] if match]
+    answer = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise UserError(f"there is no recipe {name!r}{answer} (`partwise recipes` lists them)")
 
 

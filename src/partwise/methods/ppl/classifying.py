@@ -28,8 +28,7 @@ class SoftMarginLoss(nn.Module):
 
     def forward(self, batch: Batch) -> StepOutput:
         assert batch.targets is not None
-        images = batch.images.float() / 255 if not batch.images.is_floating_point() else batch.images
-        logits = self.network(images).float()
+        logits = self.network(batch.pictures).float()
         return {"soft_margin": F.binary_cross_entropy_with_logits(logits, shown(batch.targets, logits.shape[1]))}, {}
 
 

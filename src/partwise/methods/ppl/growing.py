@@ -5,7 +5,7 @@ IRN (Ahn et al. 2019) and AffinityNet (Ahn and Kwak 2018), with losses of ops/af
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +16,9 @@ from partwise.data.loading import PictureData
 from partwise.data.sample import VOID, Batch
 from partwise.engine.loop import Job
 from partwise.engine.optim import build_optimizer, parameter_groups
-from partwise.engine.stages import ComputeStage, Plan, Products, StepOutput, TrainStage
+from partwise.engine.stages import ComputeStage, Plan, Products, StepOutput
 from partwise.methods.ppl.config import AffinityFields
+from partwise.methods.ppl.learning import LearnFromLabels
 from partwise.methods.ppl.sharpening import sharpen_labels, sharpen_probabilities
 from partwise.models.affinity import AffinityNet, IrnNetwork
 from partwise.ops.affinity import affinity_loss, displacement_loss, feature_affinity, pair_labels, path_affinity
@@ -114,8 +115,7 @@ class PairLoss(nn.Module):
 
     def forward(self, batch: Batch) -> StepOutput:
         assert batch.masks is not None
-        images = batch.images.float() / 255 if not batch.images.is_floating_point() else batch.images
-        output = self.network(images)
+        output = self.network(batch.pictures)
         if isinstance(output, Tensor):
             pairs = pair_labels(resize_labels(batch.masks, (output.shape[-2], output.shape[-1])), self.radius)
             return {"affinity": affinity_loss(feature_affinity(output.float(), self.radius), pairs)}, {}
@@ -127,22 +127,21 @@ class PairLoss(nn.Module):
         return losses, {}
 
 
-class LearnAffinity(TrainStage):
+class LearnAffinity(LearnFromLabels):
     """The affinity network's training. Its backbone begins with the classifier's weights."""
 
     name = "affinity"
-    measured = False
 
     def __init__(self, method: PplMethod, data: PictureData, job: Job) -> None:
-        self.method, self.data, self.job = method, data, job
+        super().__init__(method, data, job, method.fields.affinity)
         self.fields = method.fields.affinity
-        self.batch_size = self.fields.batch_size
-        self.steps_per_epoch = data.steps_per_epoch(self.fields.batch_size)
-        self.steps = max(1, round(self.fields.epochs * self.steps_per_epoch))
 
     def prepare(self, products: Products) -> None:
-        self.products = products
+        super().prepare(products)
         self.method.affinity.backbone.load_state_dict(self.method.classifier.backbone.state_dict())
+
+    def labels(self, item: str) -> Tensor:
+        return self.products.read("labels", item)["labels"]
 
     def networks(self) -> dict[str, nn.Module]:
         return {"affinity": self.method.affinity}
@@ -160,19 +159,6 @@ class LearnAffinity(TrainStage):
 
     def loss_module(self) -> nn.Module:
         return PairLoss(self.method.affinity, self.fields)
-
-    def batches(self, first_step: int) -> Iterator[Batch]:
-        return self.data.train_batches(
-            first_step,
-            batch_size=self.fields.batch_size,
-            parts=self.parts,
-            seed=self.job.recipe.train.seed,
-            stage=self.name,
-            masks=self._labels,
-        )
-
-    def _labels(self, index: int) -> Tensor:
-        return self.products.read("labels", self.data.source.records[index].id)["labels"]
 
 
 class Walk(ComputeStage):

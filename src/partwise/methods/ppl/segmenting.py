@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,9 @@ from partwise.data.loading import PictureData
 from partwise.data.sample import Batch
 from partwise.engine.loop import Job
 from partwise.engine.optim import build_optimizer, parameter_groups
-from partwise.engine.stages import Plan, Products, StepOutput, TrainStage
+from partwise.engine.stages import Plan, Products, StepOutput
 from partwise.methods.ppl.config import SegmentationFields
+from partwise.methods.ppl.learning import LearnFromLabels
 from partwise.methods.ppl.masking import require_pseudo_mask
 from partwise.methods.ppl.sharpening import sharpen_probabilities, to_bytes
 from partwise.models.segmentation import SegmentationNetwork
@@ -43,30 +43,29 @@ class MaskLoss(nn.Module):
 
     def forward(self, batch: Batch) -> StepOutput:
         assert batch.masks is not None
-        images = batch.images.float() / 255 if not batch.images.is_floating_point() else batch.images
+        images = batch.pictures
         if self.fields.head == "deeplab-v2":
             return {"masks": multi_scale_loss(self.network, images, batch.masks.long(), criterion=self.criterion)}, {}
         logits = self.network.logits_at(images, (images.shape[-2], images.shape[-1]))
         return {"masks": self.criterion(logits.float(), batch.masks.long())}, {}
 
 
-class LearnMasks(TrainStage):
-    """The segmentation network's training."""
+class LearnMasks(LearnFromLabels):
+    """The segmentation network's training, on the pseudo masks."""
 
     name = "segmentation"
-    measured = False
 
     def __init__(self, method: PplMethod, data: PictureData, job: Job) -> None:
-        self.method, self.data, self.job = method, data, job
+        super().__init__(method, data, job, method.fields.segmentation)
         self.fields = method.fields.segmentation
-        self.batch_size = self.fields.batch_size
-        self.steps_per_epoch = data.steps_per_epoch(self.fields.batch_size)
-        self.steps = max(1, round(self.fields.epochs * self.steps_per_epoch))
 
     def prepare(self, products: Products) -> None:
-        self.products = products
+        super().prepare(products)
         if self.fields.start == "classifier":
             self.method.segmenter.backbone.load_state_dict(self.method.classifier.backbone.state_dict())
+
+    def labels(self, item: str) -> Tensor:
+        return require_pseudo_mask(self.products, item)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"segmenter": self.method.segmenter}
@@ -78,20 +77,6 @@ class LearnMasks(TrainStage):
 
     def loss_module(self) -> nn.Module:
         return MaskLoss(self.method.segmenter, self.fields, self.job.runtime.average)
-
-    def batches(self, first_step: int) -> Iterator[Batch]:
-        return self.data.train_batches(
-            first_step,
-            batch_size=self.fields.batch_size,
-            parts=self.parts,
-            seed=self.job.recipe.train.seed,
-            stage=self.name,
-            masks=self.mask,
-        )
-
-    def mask(self, index: int) -> Tensor:
-        """The mask that a training picture is learned from."""
-        return require_pseudo_mask(self.products, self.data.source.records[index].id)
 
 
 @torch.no_grad()
