@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor
 
+from partwise.ops.averages import Average, alone
+
 Offset = tuple[int, int]
 """(dy, dx) in cells."""
 
@@ -106,19 +108,26 @@ def pair_labels(labels: Integer[Tensor, "b h w"], radius: int, *, void: int = VO
     return PairLabels(equal & (source == 0) & valid, equal & (source != 0) & valid, ~equal & valid)
 
 
-def affinity_loss(affinity: Float[Tensor, "b p n"], labels: PairLabels) -> Float[Tensor, ""]:
+def affinity_loss(
+    affinity: Float[Tensor, "b p n"], labels: PairLabels, *, average: Average = alone
+) -> Float[Tensor, ""]:
     """Cross entropy of affinities: background / 4 + foreground / 4 + negative / 2, each a mean over its pairs.
 
     -log(a + 1e-5) for the positive, -log(1 + 1e-5 - a) for the negative pairs. It is AffinityNet's loss and the
-    boundary loss of IRN, which is written (positive + negative) / 2 there. A kind without pairs counts as 0.
+    boundary loss of IRN, which is written (positive + negative) / 2 there. A kind without pairs counts as 0. `average`
+    is for several processes, see averages.py.
     """
     affinity = affinity.to(torch.promote_types(affinity.dtype, torch.float32))
     attract, repel = -torch.log(affinity + EPSILON), -torch.log(1 + EPSILON - affinity)
-    positive = (_mean_over(attract, labels.background) + _mean_over(attract, labels.foreground)) / 2
-    return (positive + _mean_over(repel, labels.negative)) / 2
+    background, foreground = (
+        _mean_over(attract, mask, average=average) for mask in (labels.background, labels.foreground)
+    )
+    return ((background + foreground) / 2 + _mean_over(repel, labels.negative, average=average)) / 2
 
 
-def displacement_loss(displacement: Float[Tensor, "b 2 h w"], labels: PairLabels, radius: int) -> Float[Tensor, ""]:
+def displacement_loss(
+    displacement: Float[Tensor, "b 2 h w"], labels: PairLabels, radius: int, *, average: Average = alone
+) -> Float[Tensor, ""]:
     """IRN's loss of the field of vectors (dy, dx) from every cell to the centre of its object.
 
     For cells p and q = p + offset: the mean of |d(p) - d(q) - offset| over both channels of foreground pairs, and of
@@ -127,15 +136,15 @@ def displacement_loss(displacement: Float[Tensor, "b 2 h w"], labels: PairLabels
     displacement = displacement.to(torch.promote_types(displacement.dtype, torch.float32))
     difference = pair_sources(displacement, radius)[:, :, None] - pair_targets(displacement, radius)
     offsets = torch.tensor(pair_offsets(radius), dtype=difference.dtype, device=difference.device).T[:, :, None]
-    foreground = _mean_over((difference - offsets).abs().sum(dim=1), labels.foreground, values=2)
-    background = _mean_over(difference.abs().sum(dim=1), labels.background, values=2)
+    foreground = _mean_over((difference - offsets).abs().sum(dim=1), labels.foreground, values=2, average=average)
+    background = _mean_over(difference.abs().sum(dim=1), labels.background, values=2, average=average)
     return (foreground + background) / 2
 
 
-def _mean_over(values_of_pairs: Tensor, mask: Tensor, *, values: int = 1) -> Tensor:
+def _mean_over(values_of_pairs: Tensor, mask: Tensor, *, values: int = 1, average: Average) -> Tensor:
     """The sum over the pairs of a mask by their number, where a pair stands for so many `values`."""
     total = torch.where(mask, values_of_pairs, 0).sum()
-    return total / (values * mask.sum().to(total.dtype) + EPSILON)
+    return total / (values * average(mask.sum().to(total.dtype)) + EPSILON)
 
 
 def _shifted(cells: Tensor, offset: Offset, radius: int) -> Tensor:

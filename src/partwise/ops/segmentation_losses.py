@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
+from partwise.ops.averages import Average, alone
 from partwise.ops.multi_scale import Forward, fuse_max, rescale
 
 IGNORED = 255
@@ -23,13 +24,7 @@ IGNORED = 255
 TRAINING_SCALES = (1.0, 0.75, 0.5)
 """Picture sizes of DeepLab-v2's training."""
 
-Average = Callable[[Tensor], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
-
-
-def alone(counts: Tensor) -> Tensor:
-    """The mean over processes where there is one."""
-    return counts
 
 
 def pixel_losses(

@@ -22,6 +22,7 @@ from partwise.methods.ppl.learning import LearnFromLabels
 from partwise.methods.ppl.sharpening import sharpen_labels, sharpen_probabilities
 from partwise.models.affinity import AffinityNet, IrnNetwork
 from partwise.ops.affinity import affinity_loss, displacement_loss, feature_affinity, pair_labels, path_affinity
+from partwise.ops.averages import Average, alone
 from partwise.ops.random_walk import affinity_walk, random_walk, with_background
 from partwise.ops.segmentation_losses import resize_labels
 
@@ -109,21 +110,24 @@ class ConfidentLabels(ComputeStage):
 class PairLoss(nn.Module):
     """Losses of pairs of cells: `forward(batch)` of pictures and their confident labels."""
 
-    def __init__(self, network: nn.Module, fields: AffinityFields) -> None:
+    def __init__(self, network: nn.Module, fields: AffinityFields, average: Average = alone) -> None:
         super().__init__()
-        self.network, self.radius = network, fields.radius
+        self.network, self.radius, self.average = network, fields.radius, average
 
     def forward(self, batch: Batch) -> StepOutput:
         assert batch.masks is not None
         output = self.network(batch.pictures)
         if isinstance(output, Tensor):
             pairs = pair_labels(resize_labels(batch.masks, (output.shape[-2], output.shape[-1])), self.radius)
-            return {"affinity": affinity_loss(feature_affinity(output.float(), self.radius), pairs)}, {}
+            return {
+                "affinity": affinity_loss(feature_affinity(output.float(), self.radius), pairs, average=self.average)
+            }, {}
         edge = output.boundary.float().sigmoid()
         pairs = pair_labels(resize_labels(batch.masks, (edge.shape[-2], edge.shape[-1])), self.radius)
-        losses = {"boundary": affinity_loss(path_affinity(edge, self.radius), pairs)}
+        losses = {"boundary": affinity_loss(path_affinity(edge, self.radius), pairs, average=self.average)}
         if output.displacement is not None:
-            losses["displacement"] = displacement_loss(output.displacement.float(), pairs, self.radius)
+            field = output.displacement.float()
+            losses["displacement"] = displacement_loss(field, pairs, self.radius, average=self.average)
         return losses, {}
 
 
@@ -158,7 +162,7 @@ class LearnAffinity(LearnFromLabels):
         return {"affinity": Plan(build_optimizer(groups, optim), optim)}
 
     def loss_module(self) -> nn.Module:
-        return PairLoss(self.method.affinity, self.fields)
+        return PairLoss(self.method.affinity, self.fields, self.job.runtime.average)
 
 
 class Walk(ComputeStage):

@@ -18,14 +18,9 @@ from partwise.methods.ppl.learning import LearnFromLabels
 from partwise.methods.ppl.masking import require_pseudo_mask
 from partwise.methods.ppl.sharpening import sharpen_probabilities, to_bytes
 from partwise.models.segmentation import SegmentationNetwork
+from partwise.ops.averages import Average, alone
 from partwise.ops.multi_scale import multi_scale_logits
-from partwise.ops.segmentation_losses import (
-    Average,
-    alone,
-    balanced_cross_entropy,
-    cross_entropy,
-    multi_scale_loss,
-)
+from partwise.ops.segmentation_losses import balanced_cross_entropy, cross_entropy, multi_scale_loss
 
 if TYPE_CHECKING:
     from partwise.methods.ppl.method import PplMethod
