@@ -6,7 +6,7 @@ drawn in the paper's figures is fixed; the rest are fields, with the values of t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -31,12 +31,15 @@ IMAGENET_BORDER = (124, 116, 104)
 Sharpener = Literal["none", "pamr", "irn", "psa", "seam", "deeplab", "afa", "toco"]
 """What draws labels to the edges of a picture: nothing, PAMR, or a dense CRF by where its settings were published."""
 
+Scale = Annotated[float, Field(gt=0, le=8)]
+"""The size at which a network sees a picture, as a multiple of its own."""
+
 
 class MapFields(Section):
     """How class maps are read from the classifier and turned into labels of pixels."""
 
-    scales: tuple[float, ...] = Field(
-        (1.0, 0.5, 1.5, 2.0), description="sizes of the picture that maps are summed over"
+    scales: tuple[Scale, ...] = Field(
+        (1.0, 0.5, 1.5, 2.0), min_length=1, description="sizes of the picture that maps are summed over"
     )
     flip: bool = Field(True, description="each size also mirrored")
     half: Literal["full", "global", "patch"] = Field(
@@ -131,7 +134,9 @@ class SegmentationFields(Section):
         OptimFields(lr=2.5e-4, head_lr=10.0, nesterov=False, schedule="poly", weight_decay=5e-4),
         description="optimiser of the segmentation network; the head's weights learn at head_lr times the rate",
     )
-    scales: tuple[float, ...] = Field((1.0,), description="sizes of the picture that answers are averaged over")
+    scales: tuple[Scale, ...] = Field(
+        (1.0,), min_length=1, description="sizes of the picture that answers are averaged over"
+    )
     flip: bool = Field(True, description="each size also mirrored")
     crf: Sharpener = Field("none", description="dense CRF, or pamr, on the network's answer")
 
@@ -146,7 +151,9 @@ class PplFields(Section):
         (),
         description="blocks of the backbone behind which maps are cut, 0 the first; empty: the three before the last",
     )
-    grids: tuple[int, ...] = Field((2,), description="patches a side: one number, or one for each position")
+    grids: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
+        (2,), min_length=1, description="patches a side: one number, or one for each position"
+    )
     schedule: Literal["sequential", "interleaved"] = Field(
         "sequential", description="ppl's cuts one after the other, or one step of each for every batch"
     )

@@ -20,6 +20,7 @@ from partwise.engine.stages import ComputeStage, Plan, Products, StepOutput
 from partwise.methods.ppl.config import AffinityFields
 from partwise.methods.ppl.learning import LearnFromLabels
 from partwise.methods.ppl.sharpening import sharpen_labels, sharpen_probabilities
+from partwise.methods.ppl.sizing import within
 from partwise.models.affinity import AffinityNet, IrnNetwork
 from partwise.ops.affinity import affinity_loss, displacement_loss, feature_affinity, pair_labels, path_affinity
 from partwise.ops.averages import Average, alone
@@ -53,15 +54,16 @@ def confident_labels(image: Tensor, maps: Tensor, classes: Tensor, fields: Affin
     """Labels uint8 `(H, W)` of what the maps are sure about, 255 elsewhere, from a picture uint8 `(3, H, W)`.
 
     IRN: an object where the maps say so against a high background score, ground where they say so against a low one, both
-    sharpened by a CRF. AffinityNet: the same with its two powers of the ground's score, on CRFs of scores.
+    sharpened by a CRF. AffinityNet: the same with its two powers of the ground's score, on CRFs of scores. Where the two
+    contradict each other after a CRF, IRN has the object and AffinityNet the ground, as in their published codes.
     """
     if not len(classes):
         return torch.zeros(image.shape[-2:], dtype=torch.uint8, device=image.device)
-    sure, ground = (
-        _affinitynet_labels(image, maps.float(), fields)
-        if fields.kind == "affinitynet"
-        else _irn_labels(image, maps, fields)
-    )
+    if fields.kind == "affinitynet":
+        sure, ground = _affinitynet_labels(image, maps.float(), fields)
+        sure = sure.masked_fill(ground == 0, 0)
+    else:
+        sure, ground = _irn_labels(image, maps, fields)
     labels = torch.where(sure > 0, sure, torch.where(ground == 0, 0, VOID).to(torch.uint8))
     return named(labels, classes)
 
@@ -186,7 +188,7 @@ class Walk(ComputeStage):
         if sample is None or not len(maps["classes"]):
             return {"classes": maps["classes"], "scores": maps["strided"].half()}
         device = self.data.device
-        image, strided = sample.image.to(device)[None].float() / 255, maps["strided"].to(device)
+        image, strided = within(sample.image.to(device)[None].float() / 255), maps["strided"].to(device)
         self.method.affinity.eval()
         return {"classes": maps["classes"], "scores": walked(self.method.affinity, image, strided, self.fields).half()}
 
@@ -204,7 +206,7 @@ def walked(network: IrnNetwork | AffinityNet, image: Tensor, maps: Tensor, field
         )
         return found / found.max().clamp(min=1e-12)
     features = network(image)[0].float()
-    start = with_background(_fitted(maps, features.shape[-2:]))
+    start = _fitted(with_background(maps), features.shape[-2:])
     return affinity_walk(start, features, radius=fields.walk_radius, beta=fields.beta, steps=fields.steps)
 
 

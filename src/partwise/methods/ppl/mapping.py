@@ -12,9 +12,9 @@ from torch import Tensor
 from partwise.data.loading import PictureData
 from partwise.engine.stages import ComputeStage
 from partwise.methods.ppl.config import MapFields
+from partwise.methods.ppl.sizing import within
 from partwise.models.patch_learning import PatchLearning
 from partwise.ops.cam import upsample
-from partwise.ops.multi_scale import rescale
 
 SMALL = 1e-5
 """Added to a class's greatest value before it divides the map."""
@@ -38,20 +38,41 @@ def cells(side: int, stride: int) -> int:
     return -(-side // stride)
 
 
-@torch.no_grad()
 def read_maps(network: PatchLearning, images: Tensor, present: Tensor, fields: MapFields, *, stride: int = 4) -> Maps:
     """Maps of float pictures `(B, C, H, W)` in [0, 1] whose classes `present` `(B, K)` are known.
 
     Sums over scales of the ReLU of the raw map and of its mirror image's, turned back; each class then divided by its own
     greatest value. Raises nothing for pictures of any size: those with a longer side than `fields.longest` are reduced.
     """
+    used = shown_by_some(present)
+    found = maps_of(network, images, present, used, fields, stride=stride)
+    count = present.shape[1]
+    if len(used) == count:
+        return found
+    places = used.to(images.device)
+    return Maps(*(own.new_zeros(len(own), count, *own.shape[2:]).index_copy_(1, places, own) for own in found))
+
+
+def shown_by_some(present: Tensor) -> Tensor:
+    """The classes that at least one picture shows, rising, int64, of `present` `(B, K)`."""
+    return present.bool().any(0).nonzero()[:, 0]
+
+
+@torch.no_grad()
+def maps_of(
+    network: PatchLearning, images: Tensor, present: Tensor, used: Tensor, fields: MapFields, *, stride: int
+) -> Maps:
+    """As `read_maps`, of the classes `used` alone: few maps of large pictures, however many classes there are."""
     height, width = images.shape[-2:]
-    reduced = rescale(images, min(1.0, fields.longest / max(height, width)))
-    shown = present.to(images.device).float()[:, :, None, None]
     grids = ((cells(height, stride), cells(width, stride)), (16 * cells(height, 16), 16 * cells(width, 16)))
+    if not len(used):
+        return Maps(images.new_zeros(len(images), 0, *grids[0]), images.new_zeros(len(images), 0, height, width))
+    reduced = within(images, fields.longest)
+    shown = present[:, used].to(images.device).float()[:, :, None, None]
+    own = used.to(images.device)
     totals: list[Tensor | None] = [None, None]
     for scale in fields.scales:
-        raw = _twins(network, _rescaled(reduced, scale), fields) * shown
+        raw = _twins(network, _rescaled(reduced, scale), fields)[:, own] * shown
         for number, grid in enumerate(grids):
             raised = upsample(raw, grid)
             total = totals[number]
@@ -117,13 +138,14 @@ class ReadMaps(ComputeStage):
         images = torch.stack([pictures[item].image for item in items])  # type: ignore[attr-defined]
         present = known_classes(self.data, [self.names[item] for item in items])
         images = images.to(self.data.device).float() / 255
-        maps = read_maps(self.network, images, present, self.fields, stride=self.stride)
+        used = shown_by_some(present)
+        maps = maps_of(self.network, images, present, used, self.fields, stride=self.stride)
         found: dict[str, Mapping[str, Tensor]] = {}
         for row, item in enumerate(items):
-            classes = present[row].nonzero()[:, 0]
-            own = classes.to(maps.full.device)
+            mine = present[row, used]
+            own = mine.nonzero()[:, 0].to(maps.full.device)
             found[item] = {
-                "classes": classes,
+                "classes": used[mine],
                 "strided": maps.strided[row, own],
                 "full": maps.full[row, own].half(),
             }

@@ -17,7 +17,7 @@ from partwise.engine.stages import ComputeStage, Products
 from partwise.methods.ppl.growing import named, thresholded
 from partwise.methods.ppl.mapping import known_classes
 from partwise.methods.ppl.sharpening import sharpen_labels
-from partwise.ops.cam import upsample
+from partwise.methods.ppl.sizing import raised
 from partwise.ops.confusion import best_class, confusion, mean_iou, shown_classes, sweep_counts, sweep_histogram
 from partwise.ops.localize import threshold_grid
 
@@ -63,8 +63,7 @@ class WritePseudoMasks(ComputeStage):
             return maps["classes"], maps["full"].float().to(self.data.device)
         walked = self.products.read("walk", item)
         found = walked["scores"].float().to(self.data.device)
-        raised = upsample(found[None], size)[0] if len(found) else found.new_zeros(0, *size)
-        return walked["classes"], raised
+        return walked["classes"], raised(found, size) if len(found) else found.new_zeros(0, *size)
 
     def _mask(self, item: str) -> Tensor:
         sample = self.data.native(self.names[item])
@@ -88,11 +87,13 @@ class WritePseudoMasks(ComputeStage):
             return self.fields.threshold, "the recipe"
         if self.method.fields.affinity.kind == "affinitynet":
             return fixed, "not used: the walk has a row for the ground"
-        if not self.judges:
+        best, count = self._best()
+        if best is None:
             return fixed, "a fixed value: no validation picture has a mask"
-        return self._best(), f"the best mIoU of {len(self.judges)} validation pictures"
+        return best, f"the best mIoU of {count} validation pictures"
 
-    def _best(self) -> float:
+    def _best(self) -> tuple[float | None, int]:
+        """The first of the best thresholds, and on how many pictures; None where no pixel of them can be judged."""
         num_classes = len(self.data.source.classes)
         thresholds = threshold_grid(STEP)
         slots = min(num_classes, 32)
@@ -103,16 +104,25 @@ class WritePseudoMasks(ComputeStage):
                 continue
             size = (sample.mask.shape[0], sample.mask.shape[1])
             classes, scores = self.scores(self.data.source.records[index].id, size)
-            every = scores.new_zeros(1, num_classes, *size)
-            every[0, classes] = scores
-            present, truth = known_classes(self.data, [index]), sample.mask[None]
-            best, which = best_class(every.cpu(), present)
-            own = shown_classes(present, slots)
-            histogram = sweep_histogram(best, which, truth, thresholds, own)
+            truth = sample.mask[None]
+            best, place = (values[0].cpu() for values in _best_place(scores))
+            which = named(place, classes)[None]
+            own = shown_classes(known_classes(self.data, [index]), slots)
+            histogram = sweep_histogram(best[None], which, truth, thresholds, own)
             true = confusion(truth, torch.zeros_like(truth), num_classes + 1)[:, :, 0]
             parts.append((histogram, own, true))
+        if not any(int(true.sum()) for _, _, true in parts):
+            return None, 0
         histogram, own, true = (torch.cat(column) for column in zip(*parts, strict=True))
-        return round(float(thresholds[int(mean_iou(sweep_counts(histogram, own, true)).argmax())]), 6)
+        return round(float(thresholds[int(mean_iou(sweep_counts(histogram, own, true)).argmax())]), 6), len(parts)
+
+
+def _best_place(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """`best_class` of one picture's own classes `(k, H, W)`, 0 where there are none: both `(1, H, W)`."""
+    if not len(scores):
+        none = torch.zeros(1, *scores.shape[1:], device=scores.device)
+        return none, none.to(torch.uint8)
+    return best_class(scores[None], scores.new_ones(1, len(scores), dtype=torch.bool))
 
 
 def read_pseudo_mask(products: Products, item: str) -> Tensor | None:

@@ -25,11 +25,13 @@ from partwise.methods.ppl.mapping import ReadMaps, read_maps
 from partwise.methods.ppl.masking import FIXED_MAPS, WritePseudoMasks, read_pseudo_mask
 from partwise.methods.ppl.segmenting import LearnMasks, probabilities
 from partwise.methods.ppl.showing import step_by_step
+from partwise.methods.ppl.sizing import within
 from partwise.models.affinity import AffinityNet, IrnNetwork, build_affinity_net, build_irn
 from partwise.models.backbones import build_backbone
 from partwise.models.patch_learning import PatchLearning
 from partwise.models.saved import NetworkSpec
 from partwise.models.segmentation import SegmentationNetwork, build_head
+from partwise.ops.segmentation_losses import resize_labels
 from partwise.report.values import MaskPrediction, Picture
 
 SHOWS = 0.5
@@ -89,9 +91,16 @@ class PplMethod(Method):
         return self.makes_masks and self.fields.affinity.kind != "none"
 
     def _build_affinity(self) -> IrnNetwork | AffinityNet:
-        spec = self._affinity_spec()
-        build = build_irn if self.fields.affinity.kind == "irn" else build_affinity_net
-        return build(**spec.arguments)
+        spec, fields = self._affinity_spec(), self.fields.affinity
+        network = (build_irn if fields.kind == "irn" else build_affinity_net)(**spec.arguments)
+        cells, wanted = -(-self.recipe.data.size // network.stride), 2 * fields.radius - 1
+        if cells < wanted:
+            raise UserError(
+                f"method.affinity.radius = {fields.radius}: such pairs need {wanted} cells a side, and data.size = "
+                f"{self.recipe.data.size} has {cells} of {network.stride} pixels; expected "
+                + (f"at most {(cells + 1) // 2}" if cells >= 3 else "method.affinity.kind=none for pictures so small")
+            )
+        return network
 
     def _affinity_spec(self) -> NetworkSpec:
         shared = self._shared() | {"arguments": dict(self.recipe.model.arguments)}
@@ -202,8 +211,9 @@ class PplMethod(Method):
         return read_maps(self.classifier, images, labels, self.fields.maps).full
 
     def _segment(self, images: Tensor) -> Tensor:
-        """Masks uint8 `(B, H, W)` of the segmentation network: 0 ground, k + 1 class k."""
-        return probabilities(self.segmenter, images, self.fields.segmentation).argmax(1).to(torch.uint8)
+        """Masks uint8 `(B, H, W)` of the segmentation network: 0 ground, k + 1 class k. Large pictures are reduced for it."""
+        found = probabilities(self.segmenter, within(images), self.fields.segmentation).argmax(1).to(torch.uint8)
+        return resize_labels(found, (images.shape[-2], images.shape[-1]))
 
     def _pseudo_mask(self, id: str) -> Tensor | None:
         """The pseudo mask of a training picture of this run."""
@@ -216,7 +226,7 @@ class PplMethod(Method):
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> list[MaskPrediction]:
-        chances = self.logits(images).sigmoid()
+        chances = self.logits(within(images, self.fields.maps.longest)).sigmoid()
         if self.makes_network:
             masks = self._segment(images)
         else:
