@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from threading import Lock
 from typing import NamedTuple
 
 import torch
@@ -113,6 +115,7 @@ class ReadMaps(ComputeStage):
         self.name = name
         self.network, self.data, self.fields, self.stride = network, data, fields, stride
         self.chunk = CHUNK
+        self.large = Lock()
         self.names = {data.source.records[i].id: i for split in ("train", "val") for i in data.splits[split].tolist()}
 
     def items(self) -> Sequence[str]:
@@ -145,7 +148,11 @@ class ReadMaps(ComputeStage):
 
     def _read_alone(self, item: str) -> Mapping[str, Tensor]:
         sample = self.data.native(self.names[item])
-        return empty_maps() if sample is None else self._read([item], {item: sample})[item]
+        if sample is None:
+            return empty_maps()
+        # Large pictures wait for one another: side by side they could take all memory.
+        with self.large if sample.image[0].numel() > MOST_PIXELS else nullcontext():
+            return self._read([item], {item: sample})[item]
 
     def _read(self, items: Sequence[str], pictures: Mapping[str, object]) -> dict[str, Mapping[str, Tensor]]:
         images = torch.stack([pictures[item].image for item in items])  # type: ignore[attr-defined]
