@@ -55,7 +55,7 @@ class Sizes(Source):
 
 
 def classifier(mode: str = "ppl", num_classes: int = 3, *, signed: bool = False, **options: object) -> PatchLearning:
-    """A patch classifier of three blocks (strides 1, 2, 4), in evaluation mode; its maps are well above zero unless `signed`."""
+    """A patch classifier of three blocks (strides 1, 2, 4), in evaluation mode; its maps are above zero unless `signed`."""
     torch.manual_seed(0)
     backbone = build_backbone("cifar-resnet", depth=8, widths=[4, 6, 8])
     if mode == "single":
