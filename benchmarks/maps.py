@@ -21,7 +21,8 @@ from partwise.config import DataFields
 from partwise.data.loading import PictureData
 from partwise.data.sample import Record, Source
 from partwise.methods.ppl.config import MapFields
-from partwise.methods.ppl.mapping import CHUNK, ReadMaps
+from partwise.methods.ppl.mapping import ReadMaps
+from partwise.methods.ppl.picturewise import CHUNK
 from partwise.models.backbones import build_backbone
 from partwise.models.patch_learning import PatchLearning
 from record import write_result

@@ -16,9 +16,10 @@ from partwise.data.loading import PictureData
 from partwise.data.sample import VOID, Batch
 from partwise.engine.loop import Job
 from partwise.engine.optim import build_optimizer, parameter_groups
-from partwise.engine.stages import ComputeStage, Plan, Products, StepOutput
+from partwise.engine.stages import Plan, Products, StepOutput
 from partwise.methods.ppl.config import AffinityFields
 from partwise.methods.ppl.learning import LearnFromLabels
+from partwise.methods.ppl.picturewise import PictureStage
 from partwise.methods.ppl.sharpening import sharpen_labels, sharpen_probabilities
 from partwise.methods.ppl.sizing import within
 from partwise.models.affinity import AffinityNet, IrnNetwork
@@ -84,13 +85,14 @@ def _affinitynet_labels(image: Tensor, maps: Tensor, fields: AffinityFields) -> 
     return found[0], found[1]
 
 
-class ConfidentLabels(ComputeStage):
+class ConfidentLabels(PictureStage):
     """What the affinity network learns from: `labels` uint8 of every training picture."""
 
     name = "labels"
 
     def __init__(self, data: PictureData, fields: AffinityFields) -> None:
-        self.data, self.fields = data, fields
+        super().__init__(data)
+        self.fields = fields
         self.names = {data.source.records[i].id: i for i in data.splits["train"].tolist()}
 
     def prepare(self, products: Products) -> None:
@@ -104,9 +106,9 @@ class ConfidentLabels(ComputeStage):
         if sample is None:
             return {"labels": torch.full((1, 1), VOID, dtype=torch.uint8)}
         maps = self.products.read("maps", item)
-        device = self.data.device
-        labels = confident_labels(sample.image.to(device), maps["full"].to(device), maps["classes"], self.fields)
-        return {"labels": labels}
+        image, full = sample.image.to(self.data.device), maps["full"].to(self.data.device)
+        with self.taking(image[0].numel()):
+            return {"labels": confident_labels(image, full, maps["classes"], self.fields)}
 
 
 class PairLoss(nn.Module):
@@ -167,13 +169,14 @@ class LearnAffinity(LearnFromLabels):
         return PairLoss(self.method.affinity, self.fields, self.job.runtime.average)
 
 
-class Walk(ComputeStage):
+class Walk(PictureStage):
     """Maps after the walk: `classes`, and `scores` float16 of them at the cells of the walk (AffinityNet: ground first)."""
 
     name = "walk"
 
     def __init__(self, method: PplMethod, data: PictureData) -> None:
-        self.method, self.data, self.fields = method, data, method.fields.affinity
+        super().__init__(data)
+        self.method, self.fields = method, method.fields.affinity
         self.names = {data.source.records[i].id: i for s in ("train", "val") for i in data.splits[s].tolist()}
 
     def prepare(self, products: Products) -> None:
@@ -190,7 +193,9 @@ class Walk(ComputeStage):
         device = self.data.device
         image, strided = within(sample.image.to(device)[None].float() / 255), maps["strided"].to(device)
         self.method.affinity.eval()
-        return {"classes": maps["classes"], "scores": walked(self.method.affinity, image, strided, self.fields).half()}
+        with self.taking(image[0, 0].numel()):
+            scores = walked(self.method.affinity, image, strided, self.fields)
+        return {"classes": maps["classes"], "scores": scores.half()}
 
 
 @torch.no_grad()

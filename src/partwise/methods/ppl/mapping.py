@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from threading import Lock
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from partwise.data.loading import PictureData
-from partwise.engine.stages import ComputeStage
 from partwise.methods.ppl.config import MapFields
+from partwise.methods.ppl.picturewise import MOST_PIXELS, PictureStage
 from partwise.methods.ppl.sizing import within
 from partwise.models.patch_learning import PatchLearning
 from partwise.ops.cam import upsample
 
 SMALL = 1e-5
 """Added to a class's greatest value before it divides the map."""
-CHUNK = 16
-"""Pictures whose maps are read together: on a GPU as a batch of those of one size, on a CPU side by side."""
-MOST_PIXELS = 16 * 128 * 128
-"""Pixels that go through the network at once at scale 1: keeps memory in bounds with large pictures."""
 
 
 class Maps(NamedTuple):
@@ -108,27 +102,21 @@ def _scaled(maps: Tensor, shown: Tensor, fields: MapFields) -> Tensor:
     return maps / (maps.amax((2, 3), keepdim=True) + SMALL)
 
 
-class ReadMaps(ComputeStage):
+class ReadMaps(PictureStage):
     """Maps of all training and validation pictures: `classes` int64 `(k,)`, `strided` float32 and `full` float16 of them."""
 
     def __init__(self, name: str, network: PatchLearning, data: PictureData, fields: MapFields, *, stride: int) -> None:
+        super().__init__(data)
         self.name = name
-        self.network, self.data, self.fields, self.stride = network, data, fields, stride
-        self.chunk = CHUNK
-        self.large = Lock()
+        self.network, self.fields, self.stride = network, fields, stride
         self.names = {data.source.records[i].id: i for split in ("train", "val") for i in data.splits[split].tolist()}
 
     def items(self) -> Sequence[str]:
         return list(self.names)
 
-    def compute_all(self, items: Sequence[str]) -> Sequence[Mapping[str, Tensor]]:
+    def compute_all(self, items: Sequence[str]) -> Sequence[Mapping[str, Tensor] | bytes]:
         self.network.eval()
-        # A team of threads on one small map waits more than it works: on a CPU a picture a thread is sooner done.
-        return self._side_by_side(items) if self.data.device.type == "cpu" else self._in_batches(items)
-
-    def _side_by_side(self, items: Sequence[str]) -> Sequence[Mapping[str, Tensor]]:
-        """Every picture alone, several at once in threads."""
-        return list(self.data.pool.map(self._read_alone, items))
+        return super().compute_all(items) if self.data.device.type == "cpu" else self._in_batches(items)
 
     def _in_batches(self, items: Sequence[str]) -> Sequence[Mapping[str, Tensor]]:
         """Pictures of one size together, as many as memory is meant to hold."""
@@ -146,12 +134,11 @@ class ReadMaps(ComputeStage):
                 done |= self._read(alike[start : start + together], pictures)
         return [done[item] for item in items]
 
-    def _read_alone(self, item: str) -> Mapping[str, Tensor]:
+    def compute(self, item: str) -> Mapping[str, Tensor]:
         sample = self.data.native(self.names[item])
         if sample is None:
             return empty_maps()
-        # Large pictures wait for one another: side by side they could take all memory.
-        with self.large if sample.image[0].numel() > MOST_PIXELS else nullcontext():
+        with self.taking(sample.image[0].numel()):
             return self._read([item], {item: sample})[item]
 
     def _read(self, items: Sequence[str], pictures: Mapping[str, object]) -> dict[str, Mapping[str, Tensor]]:

@@ -13,9 +13,10 @@ from partwise.data.loading import PictureData
 from partwise.data.palette import encode_palette_png
 from partwise.data.pictures import decode_mask
 from partwise.data.sample import VOID
-from partwise.engine.stages import ComputeStage, Products
+from partwise.engine.stages import Products
 from partwise.methods.ppl.growing import named, thresholded
 from partwise.methods.ppl.mapping import known_classes
+from partwise.methods.ppl.picturewise import PictureStage
 from partwise.methods.ppl.sharpening import sharpen_labels
 from partwise.methods.ppl.sizing import raised
 from partwise.ops.confusion import best_class, confusion, mean_iou, shown_classes, sweep_counts, sweep_histogram
@@ -30,14 +31,15 @@ FIXED_MAPS = 0.15
 STEP = 0.01
 
 
-class WritePseudoMasks(ComputeStage):
+class WritePseudoMasks(PictureStage):
     """A palette PNG of every training picture: 0 ground, k + 1 class k, in `RUN/products/pseudo/`."""
 
     name = "pseudo"
     suffix: ClassVar[str] = ".png"
 
     def __init__(self, method: PplMethod, data: PictureData) -> None:
-        self.method, self.data, self.fields = method, data, method.fields.pseudo
+        super().__init__(data)
+        self.method, self.fields = method, method.fields.pseudo
         self.walks = method.fields.affinity.kind != "none"
         records = data.source.records
         self.names = {records[i].id: i for i in data.splits["train"].tolist()}
@@ -70,8 +72,9 @@ class WritePseudoMasks(ComputeStage):
         if sample is None:
             return torch.full((1, 1), VOID, dtype=torch.uint8)
         image = sample.image.to(self.data.device)
-        classes, scores = self.scores(item, (image.shape[1], image.shape[2]))
-        places = sharpen_labels(image, self.places(scores, len(classes)), len(classes), self.fields.crf)
+        with self.taking(image[0].numel()):
+            classes, scores = self.scores(item, (image.shape[1], image.shape[2]))
+            places = sharpen_labels(image, self.places(scores, len(classes)), len(classes), self.fields.crf)
         return named(places, classes)
 
     def places(self, scores: Tensor, count: int) -> Tensor:

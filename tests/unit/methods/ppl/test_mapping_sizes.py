@@ -20,7 +20,7 @@ from torch import Tensor
 
 from partwise.config import DataFields
 from partwise.data.loading import PictureData
-from partwise.methods.ppl import mapping
+from partwise.methods.ppl import picturewise
 from partwise.methods.ppl.config import MapFields
 from partwise.methods.ppl.mapping import Maps, ReadMaps, known_classes, maps_of, read_maps, shown_by_some
 from partwise.models.patch_learning import PatchLearning
@@ -213,7 +213,7 @@ def test_products_of_faulty_label_less_and_odd_pictures() -> None:
 
 def test_small_pictures_are_read_side_by_side_and_large_ones_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen photographs of 5,000 px at once would take all memory."""
-    monkeypatch.setattr(mapping, "MOST_PIXELS", 100)
+    monkeypatch.setattr(picturewise, "MOST_PIXELS", 100)
     source = Sizes([(8, 8), (40, 40)] * 8, [(0,)] * 16)
     data = PictureData(source, DataFields(source="sizes:", size=8, threads=4))
     stage = ReadMaps("maps", classifier(), data, MapFields(scales=(1.0,)), stride=4)
