@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "results"
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "kornia", "lightning", "pydensecrf2")
 
 
-def write_result(name: str, command: str, values: dict[str, Any]) -> Path:
-    """Writes `results/<name>.json` and returns its path; `command` is what repeats the measurement."""
+def write_result(name: str, command: str, values: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Writes `results/<name>.json` (or into another folder) and returns its path; `command` repeats the measurement."""
     record = {
         "name": name,
         "command": command,
@@ -33,8 +34,8 @@ def write_result(name: str, command: str, values: dict[str, Any]) -> Path:
         "versions": {"python": platform.python_version(), **versions()},
         "values": values,
     }
-    path = REPOSITORY / "results" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path
 

@@ -165,7 +165,8 @@ def comparison(title: str, name: str, path: tuple[str, ...], found: Mapping[str,
     key = next(key for key in RATIOS if key in found)
     words = [part for part in path if part != "compared"]
     if {"ours", "theirs"} <= set(found):
-        words[-1:] = [f"{found['ours']} against {found['theirs']}"]
+        own = 0 if path[-1] == "compared" else 1  # a key that names the two sides itself says them once
+        words[len(words) - own :] = [f"{found['ours']} against {found['theirs']}"]
     unit = {"speed_up": "times as fast", "ratio": "ratio of pictures a second"}.get(key, key)
     asked, met = judged(float(found[key]), float(found["asked"]), None)
     return Line(f"{title}, {', '.join(words)}: {unit}", f"{found[key]:.2f}", asked, met, (name,))
