@@ -1,13 +1,14 @@
 """The arms of the claim study of PPL: what each trains, for how long, and what that costs. The protocol is in ppl.py.
 
-All arms but `plain_long` have the training FLOPs of `ppl`: convolutions and matrix products of one real step of every stage
-as torch counts them, times its steps. A warm-up (a plain classifier, which frozen batch norm needs from random weights)
-takes the same steps in every arm that has one; what is left of the FLOPs goes to the arm's own stage.
+Every seed first trains one plain classifier: what weights from ImageNet are in the paper. Each arm continues from it with the
+FLOPs that `ppl` takes (`plain_long`: twice): convolutions and matrix products of one real step of every stage as torch counts
+them, times its steps. `plain_once` has the FLOPs of both in one stage, from random weights.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -48,14 +49,17 @@ class Knobs:
     """The source with fewer pictures, for --quick."""
     settings: tuple[str, ...]
     """What differs from the recipe."""
-    warmup_epochs: float
+    start_epochs: float
+    """Passes of the classifier that all arms continue from."""
     first_epochs: float
     later_epochs: float
-    """Passes of `ppl` at length 1: its warm-up, its first cut, every later cut. They make the budget of all arms."""
+    """Passes of `ppl` at length 1: its first cut, every later cut. They make the budget of all arms."""
     positions: tuple[int, ...]
     """Blocks behind which maps are cut."""
     lengths: tuple[float, ...] = (0.5, 1.0)
     """Shares of the budget among which every arm chooses on validation."""
+    rates: tuple[float, ...] = (0.03, 0.1, 0.3)
+    """Multiples of the recipe's rate among which every arm chooses, once, on the validation split of a seed of its own."""
     cutmix_p: float = 0.5
     batch: int = 16
     """Pictures that are measured together."""
@@ -65,8 +69,11 @@ class Knobs:
         return replace(self, source=self.source.format(data=data), tiny=self.tiny.format(data=data))
 
     def identity(self) -> dict[str, str]:
-        """What two units of one study share: the knobs, and the recipe that they turn."""
-        recipe = hashlib.blake2b(to_yaml(self.base()).encode(), digest_size=8).hexdigest()
+        """What two units of one study share: the knobs, and what of the recipe has a say in maps."""
+        fields = self.base().model_dump(mode="json", include={"data", "model", "optim", "train", "method"})
+        for later in ("affinity", "pseudo", "segmentation"):
+            del fields["method"][later]
+        recipe = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=8).hexdigest()
         return {"knobs": repr(self), "recipe": f"{self.recipe} {recipe}"}
 
     def base(self, threads: int = 0) -> PplRecipe:
@@ -75,7 +82,8 @@ class Knobs:
             "method.until=maps",
             "method.mode=ppl",
             f"method.positions=[{', '.join(map(str, self.positions))}]",
-            f"method.warmup_epochs={self.warmup_epochs}",
+            "method.warmup_epochs=0",
+            "method.later_lr=1",
             f"train.epochs={self.first_epochs}",
             f"method.later_epochs={self.later_epochs}",
             "evaluate.suites=[classification, segmentation]",
@@ -91,10 +99,10 @@ class Knobs:
 KNOBS = {
     "creatures": Knobs(
         recipe="ppl/demo",
-        source="creatures:?size=96&classes=6&objects=3&train=2000&val=200&test=400",
-        tiny="creatures:?size=96&classes=6&objects=3&train=64&val=24&test=24",
-        settings=("model.arguments.depth=14",),
-        warmup_epochs=16,
+        source="creatures:?size=64&classes=6&objects=3&train=2000&val=200&test=400",
+        tiny="creatures:?size=64&classes=6&objects=3&train=64&val=24&test=24",
+        settings=("model.arguments.depth=14", "data.size=64", "data.augment.padding=6"),
+        start_epochs=24,
         first_epochs=4,
         later_epochs=4,
         positions=(0, 1),
@@ -104,7 +112,7 @@ KNOBS = {
         source="voc:{data}?classes=present",
         tiny="voc:{data}?classes=present",
         settings=("data.validation=0.2",),
-        warmup_epochs=20,
+        start_epochs=24,
         first_epochs=3,
         later_epochs=3,
         positions=(0, 1, 2),
@@ -114,7 +122,7 @@ KNOBS = {
 
 def quick(knobs: Knobs) -> Knobs:
     """The same with a few steps of everything: shows that the script works."""
-    return replace(knobs, source=knobs.tiny, warmup_epochs=0.2, first_epochs=0.1, later_epochs=0.1)
+    return replace(knobs, source=knobs.tiny, start_epochs=0.2, first_epochs=0.1, later_epochs=0.1)
 
 
 @dataclass(frozen=True)
@@ -127,10 +135,18 @@ class Arm:
     longer: float = 1.0
     anchor: bool = False
     """Whether the budget is what this arm costs."""
+    like: str | None = None
+    """The arm whose rate this one takes, where it trains alike."""
+    alone: bool = False
+    """Whether it begins with random weights, and has the FLOPs of the shared classifier for itself."""
 
 
-PLAIN = ("method.mode=baseline", "method.warmup_epochs=0", "method.freeze_norm=false")
-"""One stage at the full rate with batch norm at work, as one trains a classifier."""
+PLAIN = ("method.mode=baseline", "method.freeze_norm=false")
+"""No patches, batch norm at work, as one trains a classifier."""
+
+
+START = Arm(PLAIN, alone=True)
+"""The classifier that all arms continue from."""
 
 
 def arms(knobs: Knobs) -> dict[str, Arm]:
@@ -144,10 +160,11 @@ def arms(knobs: Knobs) -> dict[str, Arm]:
         "ppl": Arm(anchor=True),
         "epl": Arm(("method.mode=epl",)),
         **singles,
+        "plain_once": Arm(PLAIN, alone=True),
+        "plain_long": Arm(PLAIN, longer=2.0, like="plain"),
+        "plain_frozen": Arm(("method.mode=baseline",)),
+        "layercam": Arm(PLAIN, maps="layers", like="plain"),
         "ppl_interleaved": Arm(("method.schedule=interleaved",)),
-        "plain_staged": Arm(("method.mode=baseline",)),
-        "layercam": Arm(PLAIN, maps="layers"),
-        "plain_long": Arm(PLAIN, longer=2.0),
         "cutmix": Arm(PLAIN, kind="cutmix"),
         "puzzle": Arm(PLAIN, kind="puzzle"),
     }
@@ -217,28 +234,36 @@ class Study:
 
     def scaled(self, arm: Arm, length: float) -> PplRecipe:
         """The arm's settings with every stage `length` times as long; FLOPs are not looked at."""
-        base, fields = self.base, self.base.method
+        base = self.base
         settings = [
             f"train.epochs={length * base.train.epochs}",
-            f"method.warmup_epochs={length * fields.warmup_epochs}",
-            f"method.later_epochs={length * fields.later_epochs}",
+            f"method.later_epochs={length * base.method.later_epochs}",
         ]
         return override(base, [*settings, *arm.settings])
 
-    def recipe(self, arm: Arm, length: float, seed: int = 0) -> PplRecipe:
-        """The arm at `length` budgets: the warm-up as it is, its own stage as long as the FLOPs allow."""
-        recipe = override(self.scaled(arm, length), [f"train.seed={seed}"])
+    def recipe(self, arm: Arm, length: float, rate: float, seed: int) -> PplRecipe:
+        """The arm at a multiple of the recipe's rate, as long as the FLOPs allow."""
+        own = [f"train.seed={seed}", f"optim.lr={rate * self.base.optim.lr!r}"]
+        recipe = override(self.scaled(arm, length), own)
         if arm.anchor:
             return recipe
-        costs, steps = self.costs(arm), self.steps(arm, recipe)
-        *before, own = steps
-        spent = total(costs, {name: steps[name] for name in before})
-        return override(recipe, [f"train.epochs={epochs_left(costs[own], self.budget(length) - spent)!r}"])
+        (cost,) = self.costs(arm).values()
+        return override(recipe, [f"train.epochs={epochs_left(cost, self.asked(arm, length))!r}"])
+
+    @cached_property
+    def start_flops(self) -> float:
+        """What the classifier that all continue from costs."""
+        (cost,) = self.costs(START).values()
+        return cost.flops * round(self.knobs.start_epochs * cost.steps_per_epoch)
 
     def budget(self, length: float) -> float:
         """FLOPs of the arm `ppl` at a length."""
         anchor = self.anchor
         return total(self.costs(anchor), self.steps(anchor, self.scaled(anchor, length)))
+
+    def asked(self, arm: Arm, length: float) -> float:
+        """FLOPs that an arm is to take."""
+        return self.budget(length) + (self.start_flops if arm.alone else 0.0)
 
     @cached_property
     def anchor(self) -> Arm:
@@ -282,20 +307,50 @@ class Study:
         run = RunFolder(folder)
         return Job(recipe, run, self.runtime, self.progress, Tracker(run, self.progress, leads=True))
 
-    def train(self, arm: Arm, length: float, seed: int) -> Trained:
+    def train(self, arm: Arm, length: float, rate: float, seed: int) -> Trained:
         """The arm trained, continued from wherever its folder stands; arms that train alike share a folder."""
-        recipe = self.recipe(arm, length, seed)
+        recipe = self.recipe(arm, length, rate, seed)
         method = self.method(arm, recipe)
-        known = f"{arm.kind}\n{to_yaml(method.recipe)}".encode()
-        folder = self.runs / f"{arm.kind}_{length:g}_seed{seed}_{hashlib.blake2b(known, digest_size=6).hexdigest()}"
-        job = self.job(method.recipe, folder)
-        with job.folder.lock():
-            reports = run_stages(method.stages(self.data, job), job)
-        method.eval()
+        if not arm.alone:
+            begin_with(method, self.start(seed))
+        reports = self._run(method, f"{arm.kind}_{length:g}_seed{seed}")
         costs = self.costs(arm)
         flops = total(costs, {report["name"]: report["steps"] for report in reports})
         stages = [dict(report, epochs=report["steps"] / costs[report["name"]].steps_per_epoch) for report in reports]
         return Trained(method, method.recipe, flops, stages)
+
+    def start(self, seed: int) -> PatchLearning:
+        """The classifier of a seed that all arms continue from."""
+        recipe = override(self.scaled(START, 1.0), [f"train.seed={seed}", f"train.epochs={self.knobs.start_epochs}"])
+        method = self.method(START, recipe)
+        self._run(method, f"start_seed{seed}")
+        assert isinstance(method, PplMethod)
+        return method.classifier
+
+    def _run(self, method: Method, name: str) -> list[dict[str, Any]]:
+        """A method's stages, in a folder that belongs to its recipe."""
+        known = hashlib.blake2b(to_yaml(method.recipe).encode(), digest_size=6).hexdigest()
+        job = self.job(method.recipe, self.runs / f"{name}_{known}")
+        with job.folder.lock():
+            reports = run_stages(method.stages(self.data, job), job)
+        method.eval()
+        return reports
+
+
+def begin_with(method: Method, start: PatchLearning) -> None:
+    """Give a method the weights of a plain classifier, shared out evenly among the branches it has."""
+    weight = start.weight()[:, :, None, None]
+    with torch.no_grad():
+        if isinstance(method, CutMixMethod):
+            method.network.backbone.load_state_dict(start.backbone.state_dict())
+            method.network.fc.weight.copy_(weight[:, :, 0, 0])
+            method.network.fc.bias.zero_()
+            return
+        assert isinstance(method, PplMethod)
+        network = method.classifier
+        network.backbone.load_state_dict(start.backbone.state_dict())
+        branches = network.num_patch_branches + 1
+        network.classifier.weight.copy_(weight.repeat(1, branches, 1, 1) / branches)
 
 
 def step_cost(stage: TrainStage, job: Job) -> Cost:
