@@ -17,7 +17,7 @@ Beside them, without a claim: ppl minus every other arm, each with its uncorrect
 
 Rules. Every seed trains one plain classifier, as weights from ImageNet are in the paper, and every arm continues from it with
 the FLOPs of ppl (`plain_long`: twice; `plain_once`: those of both, from random weights in one stage). Every arm chooses its
-rate among three, once, on the validation split of a seed that is in no pair; its length among half of its FLOPs and all of
+rate among four, once, on the validation split of a seed that is in no pair; its length among half of its FLOPs and all of
 them, by cam_miou on validation; and its background threshold there too. Test pictures are read once, with what was chosen.
 Arms: `plain` (batch norm at work), `plain_frozen` (frozen, as where patches are in play), `layercam` (other maps of plain's
 network), `single_N`, `ppl`, `ppl_interleaved`, `epl`, `cutmix`, `puzzle` (Puzzle-CAM). Trivial rivals: a centred box of the
@@ -41,7 +41,7 @@ from ppl_arms import KNOBS, Study, arms, quick, total
 from ppl_maps import CentreBox, Yardstick, best_miou, measured, seeder
 from ppl_summary import MIOU, compared, table
 
-from partwise.engine.loop import Interrupted
+from partwise.engine.loop import Interrupted, NonFiniteLoss
 from partwise.engine.runtime import catch_signals
 from record import REPOSITORY, write_result
 
@@ -117,12 +117,21 @@ class Tuning:
                 found = self.found()
                 if str(rate) in found.get(name, {}):
                     continue
-                trained = study.train(arm, 1.0, rate, TUNING)
-                model = seeder(trained.method, arm.maps, study.base.method.maps)
-                score = best_miou(yardstick.rows(model, yardstick.batches("val")))
+                score = self._score(study, yardstick, name, rate)
                 print(f"{name} at {rate:g} times the rate: {score:.4f} on validation", flush=True)
                 found.setdefault(name, {})[str(rate)] = score
                 write(self.source, "tuning", self.command, {"study": KNOBS[self.source].identity(), "tried": found})
+
+    def _score(self, study: Study, yardstick: Yardstick, name: str, rate: float) -> float:
+        """cam_miou on validation at a rate; 0 where the training breaks down."""
+        arm = study.arms[name]
+        try:
+            trained = study.train(arm, 1.0, rate, TUNING)
+        except NonFiniteLoss as failure:
+            print(failure, flush=True)
+            return 0.0
+        model = seeder(trained.method, arm.maps, study.base.method.maps)
+        return best_miou(yardstick.rows(model, yardstick.batches("val")))
 
     def found(self) -> dict[str, dict[str, float]]:
         """Arm -> rate -> cam_miou on validation, of what was tried so far."""

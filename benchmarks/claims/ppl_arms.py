@@ -58,7 +58,7 @@ class Knobs:
     """Blocks behind which maps are cut."""
     lengths: tuple[float, ...] = (0.5, 1.0)
     """Shares of the budget among which every arm chooses on validation."""
-    rates: tuple[float, ...] = (0.03, 0.1, 0.3)
+    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
     """Multiples of the recipe's rate among which every arm chooses, once, on the validation split of a seed of its own."""
     cutmix_p: float = 0.5
     batch: int = 16
