@@ -10,7 +10,8 @@ A unit is an arm with a seed. It leaves results/claims/ppl/SOURCE_ARM_seedN.json
 continues where it was. No weights come from elsewhere: this tests the mechanism, not the paper's number.
 
 Named before the first run:
-primary: segmentation/cam_miou on the test split, ppl minus plain, paired by seed, 5 seeds, 95 % interval (t) above zero.
+primary: segmentation/cam_miou on the test split, ppl minus plain, paired by seed, 5 seeds, 95 % interval (t) above zero. Each
+side is, of its two arms with batch norm frozen and at work, the one that is better on the seed that chooses rates.
 secondary, with Holm's correction: epl minus plain; ppl minus the single position that is best on validation; ppl minus
 plain in cam_precision, in cam_recall, in the recall of the telling part and of the other parts (creatures only).
 Beside them, without a claim: ppl minus every other arm, each with its uncorrected interval.
@@ -20,8 +21,8 @@ the FLOPs of ppl (`plain_long`: twice; `plain_once`: those of both, from random 
 rate among four, once, on the validation split of a seed that is in no pair; its length among half of its FLOPs and all of
 them, by cam_miou on validation; and its background threshold there too. Test pictures are read once, with what was chosen.
 Arms: `plain` (batch norm at work), `plain_frozen` (frozen, as where patches are in play), `layercam` (other maps of plain's
-network), `single_N`, `ppl`, `ppl_interleaved`, `epl`, `cutmix`, `puzzle` (Puzzle-CAM). Trivial rivals: a centred box of the
-size best on validation, and everything an object.
+network), `single_N`, `ppl`, `ppl_norm` (batch norm at work), `ppl_interleaved`, `epl`, `cutmix`, `puzzle` (Puzzle-CAM).
+Trivial rivals: a centred box of the size best on validation, and everything an object.
 """
 
 from __future__ import annotations
@@ -137,6 +138,11 @@ class Tuning:
         """Arm -> rate -> cam_miou on validation, of what was tried so far."""
         values = stored(self.source, "tuning")
         return values["tried"] if values else {}
+
+    def better(self, *names: str) -> str:
+        """Of some arms the one with the best score at its best rate; the first where nothing was tried."""
+        found = self.found()
+        return max(names, key=lambda name: max(found.get(name, {}).values(), default=0.0))
 
     def rate(self, study: Study, name: str) -> float:
         """The best rate of an arm, the lowest of equal ones. Ends the script where not all were tried."""
@@ -264,7 +270,9 @@ def summarise(source: str) -> None:
             seed = int(path.stem.rpartition("seed")[2])
             if values := stored(source, f"{name}_seed{seed}"):
                 found.setdefault(name, {})[seed] = values
-    summary = compared(found)
+    tuning = Tuning(source)
+    sides = [tuning.better(*names) for names in (("ppl", "ppl_norm"), ("plain", "plain_frozen"))]
+    summary = compared(found, *sides)
     rivals = (stored(source, "trivial") or {"rivals": {}})["rivals"]
     summary["trivial"] = {name: found["metrics"] for name, found in rivals.items()}
     print(table(summary))

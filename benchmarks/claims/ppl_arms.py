@@ -134,7 +134,7 @@ class Arm:
     maps: Literal["own", "layers"] = "own"
     longer: float = 1.0
     anchor: bool = False
-    """Whether the budget is what this arm costs."""
+    """Whether the budget is what this arm costs: its stages have the lengths of the knobs."""
     like: str | None = None
     """The arm whose rate this one takes, where it trains alike."""
     alone: bool = False
@@ -158,6 +158,7 @@ def arms(knobs: Knobs) -> dict[str, Arm]:
     return {
         "plain": Arm(PLAIN),
         "ppl": Arm(anchor=True),
+        "ppl_norm": Arm(("method.freeze_norm=false",), anchor=True),
         "epl": Arm(("method.mode=epl",)),
         **singles,
         "plain_once": Arm(PLAIN, alone=True),

@@ -20,23 +20,27 @@ Units = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Arm -> seed -> values of the unit."""
 
 
-def compared(found: Units) -> dict[str, Any]:
+def compared(found: Units, patches: str, plain: str) -> dict[str, Any]:
     """Means of the arms, the primary endpoint, the secondary ones with Holm's correction, and all others beside.
+
+    `patches` and `plain` are the arms that stand for patch learning and for plain training.
 
     An endpoint without two pairs, or whose number the source does not have, is left out; the family that Holm corrects
     is what is left.
     """
-    primary = difference(found, "ppl", "plain", MIOU)
-    family = {"epl - plain": difference(found, "epl", "plain", MIOU)}
+    primary = difference(found, patches, plain, MIOU)
+    family = {f"epl - {plain}": difference(found, "epl", plain, MIOU)}
     if (single := best_single(found)) is not None:
-        family[f"ppl - {single}, the best single position"] = difference(found, "ppl", single, MIOU)
-    family |= {f"ppl - plain, {what}": difference(found, "ppl", "plain", name) for what, name in BESIDE_PLAIN.items()}
+        family[f"{patches} - {single}, the best single position"] = difference(found, patches, single, MIOU)
+    pair = f"{patches} - {plain}"
+    family |= {f"{pair}, {what}": difference(found, patches, plain, name) for what, name in BESIDE_PLAIN.items()}
     kept = {name: result for name, result in family.items() if result is not None}
     corrected = holm({name: result.p for name, result in kept.items()})
-    others = {f"ppl - {name}": difference(found, "ppl", name, MIOU) for name in found if name not in ("ppl", "plain")}
+    rest = [name for name in found if name not in (patches, plain)]
+    others = {f"{patches} - {name}": difference(found, patches, name, MIOU) for name in rest}
     return {
         "arms": {name: averages(by_seed) for name, by_seed in found.items()},
-        "primary": {} if primary is None else {"ppl - plain": primary.plain() | {"verdict": verdict(primary)}},
+        "primary": {} if primary is None else {pair: primary.plain() | {"verdict": verdict(primary)}},
         "secondary": {
             name: result.plain() | {"p_holm": corrected[name], "verdict": verdict(result, corrected[name])}
             for name, result in kept.items()
