@@ -31,6 +31,9 @@ BUILDERS: Mapping[str, str] = MappingProxyType(
         "irn": "partwise.models.affinity:build_irn",
         "affinity_net": "partwise.models.affinity:build_affinity_net",
         "segmenter": "partwise.models.segmentation:build_segmenter",
+        "varifocal": "partwise.models.varifocal:VarifocalNet",
+        "two_heads": "partwise.models.two_heads:build_two_heads",
+        "calibration": "partwise.models.calibration:Calibration",
     }
 )
 """What a header may name -> the function, inside partwise.models, that is called with the header's arguments."""
