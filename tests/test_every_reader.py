@@ -19,10 +19,10 @@ from partwise.data.checks import check_headers, check_source
 from partwise.data.readers.files import ArraySource
 from partwise.data.sample import FaultySample, Source
 from partwise.data.sources import SOURCES, open_source, source_class
-from tests import miniatures, miniatures_masks
+from tests import miniatures, miniatures_chromosomes, miniatures_masks
 from tests.miniatures import Miniature
 
-MAKERS = miniatures.MAKERS | miniatures_masks.MAKERS
+MAKERS = miniatures.MAKERS | miniatures_masks.MAKERS | miniatures_chromosomes.MAKERS
 READERS = [kind for kind in SOURCES if "path" in inspect.signature(source_class(kind)).parameters]
 LAYOUTS = [maker for kind in READERS for maker in MAKERS.get(kind, ())]
 
@@ -76,7 +76,7 @@ def test_a_sample_says_what_its_record_says(miniature: Miniature) -> None:
             record.label,
             record.group,
         )
-        assert sample.image.dtype == torch.uint8 and sample.image.shape[0] == 3
+        assert sample.image.dtype == torch.uint8 and sample.image.shape[0] == source.channels
         assert torch.equal(sample.image, source.load_image(index))
         assert (sample.mask is not None) == record.has_mask
         if sample.mask is not None:

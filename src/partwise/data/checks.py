@@ -32,6 +32,7 @@ from partwise.data.findings import (
 )
 from partwise.data.headers import FaultyPicture, Header, looks_cut, probe
 from partwise.data.pictures import decode, decode_mask, refuse_mask
+from partwise.data.readers.crops import CropSource
 from partwise.data.readers.files import ArraySource, FileSource
 from partwise.data.readers.masked import MaskedSource
 from partwise.data.sample import FaultySample, Source
@@ -216,7 +217,7 @@ def _glance(source: Source, index: int) -> tuple[tuple[int, int] | None, Fault |
     if source.root is None or not record.file:
         return None, None
     try:
-        size = _glance_at_file(source.root, record.file).size
+        size = _header(source, index).size
         if source.image_size is not None and size != source.image_size:
             return None, Fault("wrong size", record.file, _wrong_size(size, source.image_size), index)
         if isinstance(source, FileSource) and index in source.mask_files:
@@ -226,6 +227,14 @@ def _glance(source: Source, index: int) -> tuple[tuple[int, int] | None, Fault |
     except FaultySample as error:
         return None, _as_fault(error, index)
     return size, None
+
+
+def _header(source: Source, index: int) -> Header:
+    """The header of a picture as the source gives it, which need not be as it lies in the file."""
+    if isinstance(source, CropSource):
+        return source.header(index)
+    assert source.root is not None
+    return _glance_at_file(source.root, source.records[index].file)
 
 
 def _glance_at_file(root: Path, file: str, *, read: Callable[..., Tensor] = decode) -> Header:
@@ -249,7 +258,12 @@ def _glance_at_mask(source: FileSource, index: int) -> tuple[int, int]:
 def _look(source: Source, index: int) -> _Seen:
     record = source.records[index]
     try:
-        header = probe(source.root / record.file, name=record.file) if source.root is not None and record.file else None
+        header = None
+        if source.root is not None and record.file:
+            if isinstance(source, CropSource):
+                header = source.file_header(index)
+            else:
+                header = probe(source.root / record.file, name=record.file)
         image = source.load(index).image
         size = (image.shape[1], image.shape[2])
         if source.image_size is not None and size != source.image_size:

@@ -78,6 +78,7 @@ class PictureData:
         self.splits = self._split(set(set_aside))
         self.threads = fields.threads or os.cpu_count() or 1
         self._targets = self._all_targets()
+        self._polarities = self._all_polarities()
         self._frames: Tensor | None = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -129,6 +130,11 @@ class PictureData:
                 hot[i, list(record.labels or ())] = 1.0
             return hot
         return torch.tensor([-1 if r.label is None else r.label for r in source.records])
+
+    def _all_polarities(self) -> Tensor | None:
+        """Polarities int64 `(N,)`, -1 where a picture has none; None where no picture has one."""
+        found = torch.tensor([-1 if r.polarity is None else r.polarity for r in self.source.records])
+        return found if (found >= 0).any() else None
 
     @property
     def resident(self) -> bool:
@@ -343,8 +349,9 @@ class PictureData:
 
     def _batch(self, index: Tensor, images: Tensor) -> Batch:
         targets = None if self._targets is None else self._targets[index].to(self.device, non_blocking=True)
+        polarities = None if self._polarities is None else self._polarities[index].to(self.device, non_blocking=True)
         ids = [self.source.records[i].id for i in index.tolist()]
-        return Batch(ids, index, images.to(self.device, non_blocking=True), targets)
+        return Batch(ids, index, images.to(self.device, non_blocking=True), targets, polarities=polarities)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 

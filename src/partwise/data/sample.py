@@ -69,7 +69,10 @@ class Sample:
 
 @dataclass(slots=True)
 class Batch:
-    """Samples side by side: `images` `(B, C, H, W)`, uint8 from a loader, float32 in [0, 1] once augmented."""
+    """Samples side by side: `images` `(B, C, H, W)`, uint8 from a loader, float32 in [0, 1] once augmented.
+
+    `polarities` int64 `(B,)`: 1 for a long arm that points down, 0 for up, -1 where nobody knows.
+    """
 
     ids: list[str]
     index: Tensor
@@ -78,6 +81,7 @@ class Batch:
     masks: Tensor | None = None
     boxes: list[Tensor] | None = None
     parts: Tensor | None = None
+    polarities: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,6 +101,7 @@ class Batch:
             self,
             images=self.images.to(device, non_blocking=True),
             targets=move(self.targets),
+            polarities=move(self.polarities),
             masks=move(self.masks),
             parts=move(self.parts),
         )

@@ -39,7 +39,10 @@ SOURCES: Mapping[str, str] = types.MappingProxyType(
         "masks": f"{READERS}.masks:Masks",
         "weizmann": f"{READERS}.weizmann:Weizmann",
         "camvid": f"{READERS}.camvid:Camvid",
+        "chromosomes": f"{READERS}.chromosomes:Chromosomes",
+        "karyograms": f"{READERS}.karyograms:Karyograms",
         "creatures": f"{WORLDS}.creatures:Creatures",
+        "karyotypes": f"{WORLDS}.karyotypes:Karyotypes",
     }
 )
 """Kind -> "module:Class". A class takes a Path first if it reads files; its keyword arguments are the options."""
