@@ -16,7 +16,9 @@ from torch import Tensor
 
 from partwise.data.sample import Batch
 from partwise.evaluate.base import SUITES, Evaluation, Evaluator, find_evaluator
+from partwise.evaluate.karyotype import GROUPS, OF_CELLS, OF_DISPATCH, OF_PICTURES, coin
 from partwise.evaluate.runner import run_suite
+from partwise.ops.iscn import TYPES
 
 CLASSES = tuple("abcdefg")
 SIDE = 16
@@ -28,6 +30,11 @@ DEFINED = {
     "localization": {"max_box_acc_50", "max_box_acc_v2", "gt_known", "top1_loc", "pxap"},
     "segmentation": {"cam_miou", "cam_precision", "cam_recall", "miou"},
     "pseudo_masks": {"pseudo_miou"},
+    "karyotype": {
+        "undispatched_trisomy_kept",
+        *(f"{kind}{name}" for kind in ("", *(f"{g}/" for g in GROUPS)) for name in (*OF_PICTURES, *OF_CELLS)),
+        *(f"{way}{m}" for way in OF_DISPATCH for m in ("trisomy_kept", "warning_rate_healthy", "warning_sensitivity")),
+    },
 }
 UNBOUNDED = {"classification/nll"}
 ALWAYS_THERE = {
@@ -35,6 +42,7 @@ ALWAYS_THERE = {
     "localization": {"max_box_acc_50", "max_box_acc_v2", "gt_known", "top1_loc", "pxap"},
     "segmentation": {"cam_miou", "cam_precision", "cam_recall", "miou"},
     "pseudo_masks": {"pseudo_miou"},
+    "karyotype": set(OF_PICTURES),
 }
 SMALLER_IS_BETTER = {"nll", "ece"}
 TRUTH: dict[str, Tensor] = {}
@@ -46,7 +54,28 @@ def full(suite: str, name: str) -> str:
     return f"{find_evaluator(suite).family or suite}/{name}"
 
 
-def scene(seed: int, count: int = COUNT) -> Batch:
+def classes_of(suite: str) -> tuple[str, ...]:
+    return TYPES if suite == "karyotype" else CLASSES
+
+
+def scene(suite: str, seed: int) -> Batch:
+    """What a suite measures."""
+    return chromosomes(seed) if suite == "karyotype" else pictures(seed)
+
+
+def chromosomes(seed: int, count: int = COUNT) -> Batch:
+    """Grey pictures of no case: the outermost rows name the type, the row below the upper one says which way is up."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(len(TYPES), (count,), generator=generator)
+    images = torch.rand(count, 1, SIDE, SIDE, generator=generator)
+    images[:, :, 0] = images[:, :, -1] = labels[:, None, None] / 30
+    images[:, :, 1], images[:, :, -2] = 1, 0
+    index = torch.arange(count) * 3 + 5
+    ids = [f"{seed}/{i}" for i in index.tolist()]
+    return Batch(ids, index, images, labels, polarities=torch.ones(count, dtype=torch.int64))
+
+
+def pictures(seed: int, count: int = COUNT) -> Batch:
     """Pictures that say everything: the first channel names the class, the second shows the object."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(len(CLASSES), (count,), generator=generator)
@@ -88,6 +117,11 @@ class Perfect:
     def pseudo_mask(self, id: str) -> Tensor | None:
         return TRUTH[id]
 
+    def chromosome_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        types, down = (images[:, 0, 0, 0] * 30).round().long(), images[:, 0, 1, 0].round().long()
+        one_hot = torch.nn.functional.one_hot
+        return 100.0 * one_hot(types, len(TYPES)).float(), 100.0 * one_hot(down, 2).float()
+
 
 class Constant(Perfect):
     """Knows nothing: every class and every place alike."""
@@ -106,6 +140,9 @@ class Constant(Perfect):
 
     def pseudo_mask(self, id: str) -> Tensor | None:
         return torch.full((SIDE, SIDE), 255, dtype=torch.uint8)
+
+    def chromosome_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(images), len(TYPES)), torch.zeros(len(images), 2)
 
 
 class Noise(Perfect):
@@ -126,9 +163,13 @@ class Noise(Perfect):
     def pseudo_mask(self, id: str) -> Tensor | None:
         return TRUTH[id].roll(int(id.split("/")[1]), dims=1)
 
+    def chromosome_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        noise = images[:, 0, 3:-3].flatten(1)
+        return 4 * noise[:, : len(TYPES)], 4 * noise[:, -2:]
+
 
 def evaluate(suite: str, model: object, batches: list[Batch], validation: list[Batch]) -> Evaluation:
-    return run_suite(find_evaluator(suite)(CLASSES), model, batches, validation=validation)
+    return run_suite(find_evaluator(suite)(classes_of(suite)), model, batches, validation=validation)
 
 
 def split(batch: Batch, order: Sequence[int], size: int) -> list[Batch]:
@@ -136,15 +177,19 @@ def split(batch: Batch, order: Sequence[int], size: int) -> list[Batch]:
     parts = []
     for start in range(0, len(order), size):
         rows = list(order[start : start + size])
-        assert batch.targets is not None and batch.masks is not None and batch.boxes is not None
+
+        def own(tensor: Tensor | None, rows: list[int] = rows) -> Tensor | None:
+            return None if tensor is None else tensor[rows]
+
         parts.append(
             Batch(
                 [batch.ids[i] for i in rows],
                 batch.index[rows],
                 batch.images[rows],
-                batch.targets[rows],
-                batch.masks[rows],
-                [batch.boxes[i] for i in rows],
+                own(batch.targets),
+                own(batch.masks),
+                None if batch.boxes is None else [batch.boxes[i] for i in rows],
+                polarities=own(batch.polarities),
             )
         )
     return parts
@@ -207,11 +252,27 @@ def trivial_pseudo_masks(batch: Batch) -> dict[str, float]:
     return {"pseudo_miou": trivial_segmentation(batch)["miou"]}
 
 
+def trivial_karyotype(batch: Batch) -> dict[str, float]:
+    """The first type and polarity 0 of all; no cells."""
+    assert batch.targets is not None
+    first = (batch.targets == 0).double().mean().item()
+    kinds = len({0, *batch.targets.tolist()})
+    upside_down = sum(coin(name) for name in batch.ids) / len(batch)
+    return {
+        "type_top1": first,
+        "type_f1": 2 * first / (1 + first) / kinds,
+        "polarity_top1": upside_down,
+        "polarity_recall_0": 1.0,
+        "polarity_recall_1": 0.0,
+    }
+
+
 KNOWN: dict[str, Callable[[Batch], dict[str, float]]] = {
     "classification": trivial_classification,
     "localization": trivial_localization,
     "segmentation": trivial_segmentation,
     "pseudo_masks": trivial_pseudo_masks,
+    "karyotype": trivial_karyotype,
 }
 
 
@@ -231,20 +292,20 @@ def test_the_contract(suite: str) -> None:
 
 
 def test_names_values_and_detail(suite: str) -> None:
-    found = evaluate(suite, Noise(), [scene(0)], [scene(1)])
+    found = evaluate(suite, Noise(), [scene(suite, 0)], [scene(suite, 1)])
     defined = {full(suite, name) for name in DEFINED[suite]}
     assert {full(suite, name) for name in ALWAYS_THERE[suite]} <= set(found.metrics) <= defined
     assert set(found.metrics) <= set(found.detail) <= defined
     for name, value in found.metrics.items():
         assert type(value) is float and math.isfinite(value) and value >= 0
         assert name in UNBOUNDED or value <= 1
-        assert found.detail[name]["n"] == COUNT
+        assert found.detail[name]["n"] == COUNT or "_recall_" in name  # of one side alone
     assert json.loads(json.dumps(found.detail)) == found.detail
     assert found.pictures == [], "without pictures to draw on nothing is drawn"
 
 
 def test_batches_and_order_do_not_matter(suite: str) -> None:
-    data, validation = scene(2), scene(3)
+    data, validation = scene(suite, 2), scene(suite, 3)
     whole = evaluate(suite, Noise(), [data], [validation])
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(4)).tolist()
     parts = evaluate(suite, Noise(), split(data, order, 4), split(validation, order, 7))
@@ -254,33 +315,33 @@ def test_batches_and_order_do_not_matter(suite: str) -> None:
 
 def test_repeated_pictures_count_once(suite: str) -> None:
     """Samplers repeat pictures to give every process as many."""
-    data, validation = scene(2), scene(3)
+    data, validation = scene(suite, 2), scene(suite, 3)
     once = evaluate(suite, Noise(), [data], [validation])
     more = evaluate(suite, Noise(), [data, *split(data, [0, 5, 5], 2)], [validation])
     assert more.metrics == pytest.approx(once.metrics, rel=1e-12)
 
 
 def test_a_perfect_model(suite: str) -> None:
-    found = evaluate(suite, Perfect(), [scene(5)], [scene(6)])
+    found = evaluate(suite, Perfect(), [scene(suite, 5)], [scene(suite, 6)])
     for name in ALWAYS_THERE[suite]:
         best = 0.0 if name in SMALLER_IS_BETTER else 1.0
         assert found.metrics[full(suite, name)] == pytest.approx(best, abs=1e-6)
 
 
 def test_a_model_that_knows_nothing(suite: str) -> None:
-    data = scene(7)
-    found = evaluate(suite, Constant(), [data], [scene(8)])
+    data = scene(suite, 7)
+    found = evaluate(suite, Constant(), [data], [scene(suite, 8)])
     expected = {full(suite, name): value for name, value in KNOWN[suite](data).items()}
     assert found.metrics == pytest.approx(expected, abs=1e-6)
 
 
 def test_data_without_what_it_wants_is_refused(suite: str) -> None:
-    evaluator = find_evaluator(suite)(CLASSES)
-    assert evaluator.why_not(Perfect(), scene(0)) is None
+    evaluator = find_evaluator(suite)(classes_of(suite))
+    assert evaluator.why_not(Perfect(), scene(suite, 0)) is None
     for name in evaluator.wants:
-        refusal = evaluator.why_not(Perfect(), replace(scene(0), **{name: None}))
+        refusal = evaluator.why_not(Perfect(), replace(scene(suite, 0), **{name: None}))
         assert refusal is not None and suite in refusal and name in refusal and "\n" not in refusal
     for name in evaluator.optional:
-        assert evaluator.why_not(Perfect(), replace(scene(0), **{name: None})) is None
-    refusal = evaluator.why_not(object(), scene(0))
+        assert evaluator.why_not(Perfect(), replace(scene(suite, 0), **{name: None})) is None
+    refusal = evaluator.why_not(object(), scene(suite, 0))
     assert refusal is not None and evaluator.needs.__name__ in refusal

@@ -89,6 +89,7 @@ def measure(
     pictures: list[Picture] = []
     for name in suites:
         evaluator = build_evaluator(name, method, recipe)
+        evaluator.attend(data.source)
         if evaluator.one_class and method.facts.multi_label:
             if progress is not None:
                 progress.say(f"{name}: left out, it needs pictures of one class")

@@ -18,7 +18,7 @@ from partwise.config import UserError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from partwise.data.sample import Batch
+    from partwise.data.sample import Batch, Source
     from partwise.report.values import Picture
 
 Rows: TypeAlias = "dict[str, Tensor]"
@@ -102,6 +102,10 @@ class Evaluator(ABC):
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
 
+    def attend(self, source: Source) -> None:
+        """Take from the source to be measured what batches do not carry, such as which pictures make a case."""
+        return
+
     @abstractmethod
     def measure(self, model: Any, batch: Batch) -> Rows:
         """One row a picture of a batch with float pictures in [0, 1], boxes and masks in their frame; without `index`."""
@@ -131,6 +135,7 @@ SUITES: Mapping[str, str] = {
     "localization": "partwise.evaluate.localization:Localization",
     "segmentation": "partwise.evaluate.segmentation:Segmentation",
     "pseudo_masks": "partwise.evaluate.segmentation:PseudoMasks",
+    "karyotype": "partwise.evaluate.karyotype:Karyotype",
 }
 
 
