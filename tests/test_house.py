@@ -245,7 +245,8 @@ def test_nothing_is_printed() -> None:
 
 
 def test_nothing_is_left_to_do_in_the_source() -> None:
-    marks = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX|HA" + r"CK)\b")
+    # Three X behind a comma or a quote are chromosomes.
+    marks = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|(?<![,\"])X" + r"XX|HA" + r"CK)\b")
     assert not [named(path) for path in WRITTEN if marks.search(path.read_text(encoding="utf-8"))]
 
 

@@ -35,6 +35,16 @@ class MaskPrediction:
 
 
 @dataclass(frozen=True)
+class ChromosomePrediction:
+    """What a method says of one chromosome: `types` float32 `(24,)` and `polarities` float32 `(2,)` (1: long arm down) are
+    probabilities; `box` `(x1, y1, x2, y2)` in the network's frame is where it looked closer, None where it did not."""
+
+    types: NDArray[np.float32]
+    polarities: NDArray[np.float32]
+    box: tuple[float, float, float, float] | None
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a classifier that locates says of one picture, in the network's frame.
 
