@@ -24,7 +24,7 @@ from partwise.engine.loop import Interrupted, Job, run_stages
 from partwise.engine.runtime import Runtime, catch_signals, environment, finish, start
 from partwise.engine.tracking import Progress, Tracker, duration
 from partwise.measure import METHOD_PICTURES, check_measurable, measure, merge_metrics, store_pictures
-from partwise.methods.base import DataFacts, Method
+from partwise.methods.base import CaseNamer, DataFacts, Method
 from partwise.methods.recipes import find_recipe, load_recipe, resolve
 from partwise.methods.table import find_method
 from partwise.methods.trained import TrainedRun, load_trained, save_trained
@@ -309,27 +309,34 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Predictions:
-    """What `predict` made: its folder, how many pictures, and the files that could not be read, with reasons."""
+    """What `predict` made: its folder, what to open in it, how many pictures, and files left out, with reasons."""
 
     out: Path
     count: int
     faults: dict[str, str] = field(default_factory=dict)
+    shown: tuple[str, ...] = ("predictions.csv", "pictures")
 
 
 def predict(
     run: str | Path, paths: Sequence[str | Path], *, out: str | Path = "predictions", quiet: bool = False
 ) -> Predictions:
-    """Labels, heatmaps and boxes of pictures and folders of pictures: `OUT/predictions.csv` and a PNG of each."""
+    """Labels, heatmaps and boxes of pictures and folders of pictures: `OUT/predictions.csv` and a PNG of each.
+
+    Of a method that reads cases (varifocal): a karyogram of each case instead, see predicting_cases.py.
+    """
     from partwise.predicting import predict_files
+    from partwise.predicting_cases import predict_cases
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trained = load_trained(Path(run), device)
     progress = Progress(quiet=quiet)
     try:
-        count, faults = predict_files(trained, [Path(path) for path in paths], Path(out), progress)
+        cases = isinstance(trained.method, CaseNamer)
+        predict_all = predict_cases if cases else predict_files
+        count, faults = predict_all(trained, [Path(path) for path in paths], Path(out), progress)
     finally:
         progress.close()
-    return Predictions(Path(out), count, faults)
+    return Predictions(Path(out), count, faults, *([("karyograms.html", "chromosomes.csv")] if cases else []))
 
 
 def report(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Path:

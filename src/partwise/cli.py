@@ -114,7 +114,7 @@ def predict(
 
     made = api.predict(run, list(paths), out=out, quiet=quiet)
     aside = f", {len(made.faults)} set aside" if made.faults else ""
-    typer.echo(f"{made.count} pictures{aside}: {made.out / 'predictions.csv'} and {made.out / 'pictures'}")
+    typer.echo(f"{made.count} pictures{aside}: {' and '.join(str(made.out / name) for name in made.shown)}")
 
 
 @app.command()

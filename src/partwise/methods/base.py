@@ -5,18 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from partwise.config import Paper, Recipe
 from partwise.data.loading import PictureData
+from partwise.data.readers.crops import CropSource
 from partwise.data.sample import Source
 from partwise.engine.loop import Job
 from partwise.engine.stages import Products, Stage
 from partwise.models.saved import NetworkSpec
-from partwise.report.values import MaskPrediction, Picture, Prediction
+from partwise.report.case import Case, Read
+from partwise.report.values import Cell, ChromosomePrediction, MaskPrediction, Picture, Prediction
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,23 @@ class DataFacts:
     classes: tuple[str, ...]
     multi_label: bool = False
     channels: int = 3
+    frame: int = 0
+    """Side in pixels of the square that all pictures were laid on, which keeps their sizes to one another; 0: none."""
 
     @classmethod
     def of(cls, source: Source) -> DataFacts:
-        return cls(source.classes, source.multi_label, source.channels)
+        frame = source.image_size[0] if isinstance(source, CropSource) and source.image_size else 0
+        return cls(source.classes, source.multi_label, source.channels, frame)
+
+
+@runtime_checkable
+class CaseNamer(Protocol):
+    """A method whose pictures belong to cases that are looked at as a whole, as the chromosomes of a cell do."""
+
+    def name_case(
+        self, name: str, reads: Sequence[Read], left_out: Mapping[str, str], /
+    ) -> tuple[Case, dict[str, Cell]]:
+        """What a case is made of its pictures, and its row of a table; `left_out`: files with the reasons."""
 
 
 class Method(ABC):
@@ -66,7 +81,7 @@ class Method(ABC):
         """The stages in order; cheap to make, prepared when their turn comes."""
 
     @abstractmethod
-    def predict(self, images: Tensor) -> Sequence[Prediction | MaskPrediction]:
+    def predict(self, images: Tensor) -> Sequence[Prediction | MaskPrediction | ChromosomePrediction]:
         """One typed result a picture, from float images `(B, C, S, S)` in [0, 1] in the network's frame, or of any size
         where the method is `native`."""
 

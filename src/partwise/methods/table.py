@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 METHODS = {
     "cutmix": "partwise.methods.cutmix.method:CutMixMethod",
     "ppl": "partwise.methods.ppl.method:PplMethod",
+    "varifocal": "partwise.methods.varifocal.method:VarifocalMethod",
 }
 """Name -> "module:Class". Beside the module stands `config`, which holds `BOOK`, the method's recipes."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from partwise.methods.base import DataFacts, Method
 from partwise.methods.recipes import load_recipe
 from partwise.methods.table import find_method
 from partwise.models.saved import load_networks, save_networks
-from partwise.report.values import MaskPrediction, Prediction
+from partwise.report.values import ChromosomePrediction, MaskPrediction, Prediction
 from partwise.run import RunFolder
 
 
@@ -37,7 +38,7 @@ class TrainedRun:
     def classes(self) -> tuple[str, ...]:
         return tuple(self.method.classes)
 
-    def predict(self, images: Tensor) -> Sequence[Prediction | MaskPrediction]:
+    def predict(self, images: Tensor) -> Sequence[Prediction | MaskPrediction | ChromosomePrediction]:
         """One result a picture, from float images `(B, 3, S, S)` in [0, 1] at the recipe's `data.size` (methods that make
         masks take any size)."""
         return self.method.predict(images)
@@ -49,7 +50,7 @@ def save_trained(folder: RunFolder, method: Method) -> None:
     metadata = {
         "method": method.name,
         "recipe": method.recipe.recipe,
-        "facts": json.dumps({"classes": facts.classes, "multi_label": facts.multi_label, "channels": facts.channels}),
+        "facts": json.dumps(asdict(facts)),
     }
     save_networks(folder.model, method.networks(), method.specs(), metadata)
 
@@ -64,7 +65,9 @@ def load_trained(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
     saved = load_networks(folder.model)
     try:
         facts = json.loads(saved.metadata["facts"])
-        known = DataFacts(tuple(facts["classes"]), bool(facts["multi_label"]), int(facts["channels"]))
+        known = DataFacts(
+            tuple(facts["classes"]), bool(facts["multi_label"]), int(facts["channels"]), int(facts.get("frame", 0))
+        )
     except (KeyError, ValueError, TypeError):
         raise UserError(
             f"{folder.model}: does not say which classes it knows; the file was changed or made elsewhere"
