@@ -84,6 +84,7 @@ class Knobs:
             f"method.positions=[{', '.join(map(str, self.positions))}]",
             "method.warmup_epochs=0",
             "method.later_lr=1",
+            "method.freeze_norm=true",
             f"train.epochs={self.first_epochs}",
             f"method.later_epochs={self.later_epochs}",
             "evaluate.suites=[classification, segmentation]",

@@ -249,7 +249,8 @@ def demo() -> PplRecipe:
         method=PplFields(
             warmup_epochs=16,
             later_epochs=4,
-            later_lr=0.03,  # frozen batch norm: at three times this rate some runs lose everything
+            later_lr=1.0,  # with batch norm at work; frozen, a tenth of this already loses everything
+            freeze_norm=False,
             maps=MapFields(scales=(1.0, 0.5, 1.5)),
             affinity=AffinityFields(
                 foreground=0.25,
@@ -267,7 +268,7 @@ def demo() -> PplRecipe:
             segmentation=SegmentationFields(
                 rate_scale=0.25,
                 freeze_norm=False,
-                epochs=8,
+                epochs=12,
                 batch_size=32,
                 optim=OptimFields(lr=0.01, head_lr=1.0, schedule="poly", warmup=0.05, weight_decay=5e-4),
             ),
