@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from claim_tables import maps_block
 from partwise.methods.recipes import find_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "results", "docs/results.md": "../results"}
 """Page -> the way from it to the results."""
+CLAIMS = {"docs/claims/ppl.md": "claims_ppl_creatures"}
+"""Page -> the study that it shows, once there is one."""
 MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 CIFAR10 = r"cifar10_resnet20_(?P<arm>[a-z]+)_(?P<epochs>[\d.]+)ep_seed\d+"
@@ -212,15 +215,22 @@ def rendered(page: str, text: str, results: Mapping[str, Mapping[str, Any]]) -> 
     return MARKED.sub(lambda match: f"{match[1]}{block}\n{match[2]}", text)
 
 
+def claimed(page: str, text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The text of a page of docs/claims with its tables made anew."""
+    block = maps_block(results[CLAIMS[page]]["values"])
+    assert MARKED.search(text), f"{page} has no <!-- results --> ... <!-- /results -->"
+    return MARKED.sub(lambda match: f"{match[1]}{block}\n{match[2]}", text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is not up to date")
     options = parser.parse_args()
     results = read_results()
     stale = []
-    for page in PAGES:
+    for page in (*PAGES, *CLAIMS):
         text = (REPOSITORY / page).read_text()
-        new = rendered(page, text, results)
+        new = rendered(page, text, results) if page in PAGES else claimed(page, text, results)
         if new != text:
             stale.append(page)
             if not options.check:

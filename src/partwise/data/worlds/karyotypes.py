@@ -16,9 +16,9 @@ from torch import Tensor
 
 from partwise.config import UserError
 from partwise.data.sample import Record, Source
-from partwise.data.worlds.draws import keys
+from partwise.data.worlds.draws import Ints, Keys, keys
 from partwise.data.worlds.karyotypes_cases import chromosomes, draw_cells, joined
-from partwise.data.worlds.karyotypes_draw import develop, paint
+from partwise.data.worlds.karyotypes_draw import Bytes, develop, paint
 from partwise.data.worlds.karyotypes_scene import draw_bodies
 from partwise.ops.iscn import TYPES
 
@@ -105,22 +105,26 @@ class Karyotypes(Source):
 
     def images(self, indices: Sequence[int]) -> Tensor:
         """uint8 `(n, 1, size, size)`; every picture the same, bit for bit, whatever else is asked for with it."""
-        positions = np.asarray(indices, dtype=np.int64)
-        result = np.empty((len(positions), 1, self.size, self.size), dtype=np.uint8)
+        result = np.empty((len(indices), 1, self.size, self.size), dtype=np.uint8)
         step = max(1, CHUNK * 64 * 64 // (self.size * self.size))
-        for start in range(0, len(positions), step):
-            result[start : start + step] = self._draw(positions[start : start + step])
+        for start in range(0, len(indices), step):
+            result[start : start + step] = self._draw(indices[start : start + step])
         return torch.from_numpy(result)
 
-    def _draw(self, positions: np.ndarray) -> np.ndarray:
-        own, cells = self._chromosomes, self._cells
+    def drawing_keys(self, indices: Sequence[int]) -> tuple[Keys, Keys, Keys, Ints]:
+        """What pictures are drawn from: the key of each chromosome, of its cell and of its person, and its type."""
+        own, cells, positions = self._chromosomes, self._cells, np.asarray(indices, dtype=np.int64)
         cell, kinds = own.cell[positions], own.type[positions]
         own_keys = keys(cells.cell_keys[cell], 3, kinds, own.copy[positions])
-        bodies, look = draw_bodies(own_keys, cells.cell_keys[cell], cells.person_keys[cell], kinds, self.size)
-        canvas = np.zeros((len(positions), self.size, self.size), dtype=np.float32)
-        for layer in bodies:
+        return own_keys, cells.cell_keys[cell], cells.person_keys[cell], kinds
+
+    def _draw(self, indices: Sequence[int]) -> Bytes:
+        drawn_from = self.drawing_keys(indices)
+        layers, look = draw_bodies(*drawn_from, self.size)
+        canvas = np.zeros((len(indices), self.size, self.size), dtype=np.float32)
+        for layer in layers:
             paint(canvas, layer)
-        return develop(canvas, look, own_keys)
+        return develop(canvas, look, drawn_from[0])
 
     def fingerprint(self) -> str:
         """As for every source, with the options that change pixels and what is known of the cases."""
