@@ -55,7 +55,11 @@ QUICK: dict[str, tuple[list[str], int, str]] = {
     "number out of range": ([*SMOKE, "--devices", "0"], 2, "'--devices'"),
     "mistyped recipe": (["train", "cutmix/smok"], 2, "did you mean 'cutmix/smoke'?"),
     "mistyped recipe shown": (["recipes", "cutmix/smok"], 2, "did you mean 'cutmix/smoke'?"),
-    "recipe without its method": (["train", "smoke"], 2, "did you mean 'cutmix/smoke' or 'ppl/smoke' or 'varifocal/smoke'?"),
+    "recipe without its method": (
+        ["train", "smoke"],
+        2,
+        "did you mean 'cutmix/smoke' or 'ppl/smoke' or 'varifocal/smoke'?",
+    ),
     "recipe file that is not there": (["train", "mine.yaml"], 2, "mine.yaml: there is no such file"),
     "mistyped field": ([*SMOKE, "--set", "train.epoch=3"], 2, "did you mean 'train.epochs'?"),
     "mistyped value": ([*SMOKE, "--set", "train.epochs=x"], 2, "train.epochs = 'x'"),

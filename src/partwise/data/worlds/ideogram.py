@@ -79,6 +79,5 @@ def centromere(bands: tuple[Band, ...]) -> int:
 
 
 def parts(kind: str, band: Band) -> tuple[Band, ...]:
-    """The rows at 850 of which a band at 400 of this type is made: those of its name, and those whose name goes on from it."""
-    deeper = band.name if "." in band.name else band.name + "."
-    return tuple(row for row in bands_850()[kind] if row.name == band.name or row.name.startswith(deeper))
+    """The rows at 850 of which a band at 400 of this type is made: those whose names begin with its own."""
+    return tuple(row for row in bands_850()[kind] if row.name.startswith(band.name))

@@ -342,6 +342,7 @@ def test_malformed_originals_are_what_the_pngs_show(pack: Callable[[str], Path],
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_without_labels_the_side_is_the_same(pack: Callable[[str], Path], tmp_path: Path) -> None:
     """On both packs the second tallest crop of a cell is as tall, in the median, as chromosome 1."""
     for name, side in (("chromosomes_gband", 160), ("chromosomes_cells", 210)):

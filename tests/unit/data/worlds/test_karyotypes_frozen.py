@@ -1,7 +1,7 @@
 """Version 1 of the world stays what it was: numbers measured on it would mean nothing otherwise.
 
-Which cells there are and what is painted is compared exactly; pixels within one grey value, should a machine round differently. A
-change to either is a new version, and everything measured on the old one is measured again.
+Which cells there are and what is painted is compared exactly; pixels within one grey value, should a machine round
+differently. A change to either is a new version, and everything measured on the old one is measured again.
 """
 
 import hashlib
@@ -14,9 +14,21 @@ from partwise.data.worlds.karyotypes import Karyotypes
 from partwise.data.worlds.karyotypes_scene import draw_bodies
 
 INDICES = (0, 17, 46, 91, 1000, 5007)
-CELLS = "CELLS"
-BODIES = "BODIES"
+CELLS = "6a714a834b668253"
+BODIES = "5a801c1d001ab2da"
 PIXELS = (
+    "ffffffffffffffffffffffffffffffffffffffa589e6fffffffffb5450dbfffffffffa3738d4fffffffffe625cd1ffffffffffb975ffffff"
+    "ffffff786adaffffffffff595ecbffffffffff5162cdffffffffff3262aefffffffffffeffffffffffffffffffffffffffffffffffffffff"
+    "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffee3f5ffffffffff83397ffbffffffffff3b794967"
+    "ffffff642e56fffffffff21f30b0fffffffffffbf8ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+    "fffff6f4fffffffffff56f7af9fffffffff86f74f3fffffffff04152d5fffffffff2283ebdffffffffff4d68d6ffffffffff8c79e4ffffff"
+    "ffffb754a4ffffffffffdf7c66fffffffffffd5d7fd0ffffffffff5b7d60ffffffffffe19338f5ffffffffff5892ceffffffffffffffffff"
+    "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffa99bffffffffffff7e4efaffff"
+    "ffffff6882bdffffffffff92cffeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+    "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffbe6663fffffffffffe67bdffff"
+    "ffffff5f61a8fffffffff53530d7fffffffffffffeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+    "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffafa5f0ffffffffffc58cfdffff"
+    "fffff63a3bf5fffffffffff2eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
 )
 
 

@@ -14,10 +14,12 @@ from partwise.data.sample import Batch
 from partwise.engine.loop import Interrupted, run_stages
 from partwise.methods.base import DataFacts
 from partwise.methods.recipes import resolve
-from partwise.methods.varifocal.learning import LearnLocal, answer_losses, known_cross_entropy
+from partwise.methods.varifocal.learning import LearnLocal, LearnWhole, answer_losses, known_cross_entropy
 from partwise.methods.varifocal.method import VarifocalMethod
+from partwise.methods.varifocal.turning import draw_turns, turned
 from partwise.models.two_heads import TwoHeads, TypeAndPolarity
 from partwise.models.varifocal import VarifocalNet
+from partwise.ops import draws
 from tests.unit.methods.varifocal.small import Bars, run
 
 FEW = ("train.epochs=2", "method.local_epochs=2", "method.ensemble_epochs=2", "optim.lr=0.01")
@@ -154,3 +156,33 @@ def test_other_pictures_than_chromosomes_are_refused() -> None:
         VarifocalMethod(recipe, DataFacts(("cat", "dog"), channels=3))
     with pytest.raises(UserError, match=r"data.size = 96: .*multiple of 64"):
         VarifocalMethod(resolve("varifocal/smoke", settings=["data.size=96"])[0], DataFacts.of(Bars()))
+
+
+@pytest.mark.parametrize("parts", [1, 23])
+def test_batches_are_turned_by_step_and_part_and_say_so(parts: int, tmp_path: Path) -> None:
+    """Against the plain batches of data/loading.py, each turned by draws of its own step and part; from any step."""
+    _, stages, job, data = run(tmp_path, f"train.accumulate={parts}", "method.rotation=30")
+    whole = stages[0]
+    assert isinstance(whole, LearnWhole)
+    plain = data.train_batches(1, batch_size=23, parts=parts, seed=job.recipe.train.seed, stage="whole")
+    turned_ones = whole.batches(1)
+    for part in range(parts):
+        before, found = next(plain), next(turned_ones)
+        generator = draws.generator(job.recipe.train.seed, "whole", "turns", 1, part)
+        turns = draw_turns(23 // parts, rotation=30, upend=True, generator=generator)
+        assert torch.equal(found.images, turned(before.images.float() / 255, turns))
+        assert before.polarities is not None and found.polarities is not None
+        assert before.polarities.tolist() == [1] * (23 // parts)
+        assert found.polarities.tolist() == [1 - int(coin) for coin in turns.upended]
+    data.close()
+
+
+def test_chromosomes_without_polarity_teach_types_alone(tmp_path: Path) -> None:
+    method, stages, job, data = run(tmp_path, source=Bars(polarity=None))
+    head = method.network.global_net.polarity_head  # type: ignore[union-attr]
+    before = head.weight.clone()
+    run_stages(stages[:1], job)
+    assert next(iter(data.evaluation_batches("test", 4))).polarities is None
+    # Weight decay alone, which is the same share of every weight.
+    torch.testing.assert_close(head.weight / before, (head.weight / before).flatten()[0].expand_as(before))
+    data.close()
