@@ -54,7 +54,7 @@ class Row:
 TOP1 = ("metrics", "classification/top1")
 CAM, PSEUDO, MIOU = (("metrics", f"segmentation/{name}") for name in ("cam_miou", "pseudo_miou", "miou"))
 CIFAR10_TITLE = "CIFAR-10, ResNet-20, mix {arm}, {epochs} epochs"
-CREATURES = "worlds_creatures"
+CREATURES, KARYOTYPES = "worlds_creatures", "worlds_karyotypes"
 ROWS = (
     Row("demo", "`make demo`: `classification/top1`, creatures test split", TOP1, "{:.3f}", least=0.9),
     Row("demo", "`make demo`, set-up aside: seconds", ("seconds",), "{:.0f}", most=240),
@@ -83,6 +83,17 @@ ROWS = (
     Row(CREATURES, "Creatures, top-1: colour histogram alone", ("probes", "colour_histogram"), "{:.3f}"),
     Row(CREATURES, "Creatures, top-1: ground alone", ("probes", "ground_alone"), "{:.3f}"),
     Row(CREATURES, "Creatures, top-1: size and position alone", ("probes", "box_alone"), "{:.3f}"),
+    Row(
+        KARYOTYPES,
+        "Karyotypes, 64 px, one core: pictures a second",
+        ("images_64px", "per_second"),
+        "{:.0f}",
+        least=1000,
+    ),
+    Row(KARYOTYPES, "Karyotypes, top-1 (chance 0.04): a small plain network", ("plain_network",), "{:.3f}"),
+    Row(KARYOTYPES, "Karyotypes, top-1: grey histogram alone", ("probes", "grey_histogram"), "{:.3f}"),
+    Row(KARYOTYPES, "Karyotypes, top-1: size alone", ("probes", "size_alone"), "{:.3f}"),
+    Row(KARYOTYPES, "Karyotypes, top-1: a linear network", ("probes", "linear_pixels"), "{:.3f}"),
 )
 
 COMPARED = {"mixing": "CutMix", "training": "Training", "refinement": "Refinement", "maps": "Class maps"}
