@@ -89,6 +89,8 @@ def test_bioimlab(tmp_path: Path) -> None:
     first = record_of(source, "12/12 1a.bmp")
     assert (source.crop(first)[0].numpy() == 255 - chromosome(0, TALLEST, black=True)).all()
     assert not opened(f"{made.source}?ground=white").inverted
+    tight = write_crop(tmp_path / "tight" / "3" / "3 1a.bmp", np.full((9, 4), 200, np.uint8))
+    assert Chromosomes(tight.parents[1]).inverted  # by the layout, whatever borders show
 
 
 def test_cells(tmp_path: Path) -> None:

@@ -83,14 +83,15 @@ def test_the_side_is_of_the_median_chromosome_1(tmp_path: Path) -> None:
 def test_dark_on_white(ground: int, tmp_path: Path) -> None:
     boxes = [(5, 10, 16, 45), (20, 12, 31, 46), (25, 30, 40, 50)]  # the last overlaps its neighbour
     pixels = karyogram(3, boxes, ground=ground)
+    noise = np.random.default_rng(0).integers(-4, 5, pixels.shape)
+    pixels = (pixels.astype(int) + noise).clip(0, 255).astype(np.uint8)
     rows = [f"k.png,{i},{i},{','.join(map(str, box))}" for i, box in enumerate(boxes, 1)]
     source = opened(f"karyograms:{write_set(tmp_path, rows, pixels=pixels)}")
     wanted = darkened_by_loops(pixels, boxes)
     for index, (x1, y1, x2, y2) in enumerate(boxes):
         crop = source.crop(index)[0].numpy()
         assert np.abs(crop.astype(int) - wanted[y1:y2, x1:x2]).max() <= 1  # halves may round either way
-        assert crop[0, 0] == 255 and crop.min() < 30
-    assert (wanted != 255).any()
+        assert crop[0, 0] > 245 and crop.min() < 30
 
 
 def test_percentiles_leave_out_what_is_round_the_boxes() -> None:
@@ -158,6 +159,7 @@ def test_karyograms_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert read == files
     source.crop(3)
     source.crop(0)
+    source.crop(3)  # asked for again, it was not the next to go
     assert read == [*files, files[0]]
     monkeypatch.undo()
     assert (pickle.loads(pickle.dumps(source)).crop(5) == source.crop(5)).all()
