@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from pydantic import Field, validate_call
 from torch import Tensor, nn
 
-from partwise.models.contract import Backbone, initialise
+from partwise.models.contract import initialise
 from partwise.models.two_heads import NUM_POLARITIES, NUM_TYPES, NumTypes, TypeAndPolarity, check_grey
-from partwise.models.wide_resnet import WideBlock
+from partwise.models.wide_resnet import WideBlock, WideChain
 from partwise.ops.varifocal import Rule, standardise, varifocal_crop
 
 STEM = 16
@@ -50,7 +50,7 @@ class VarifocalOutput(NamedTuple):
     """From both: the answer."""
 
 
-class VarifocalCnn(Backbone):
+class VarifocalCnn(WideChain):
     """Standardised grey pictures -> maps of 64 `width` channels, stride 8: what both scales have, with weights of their own.
 
     A 3x3 convolution to 16 channels, three blocks of `units` pre-activation wide units with 16, 32 and 64 times `width`
@@ -72,15 +72,6 @@ class VarifocalCnn(Backbone):
             inputs = outputs
         self.bn_final = nn.BatchNorm2d(inputs)
         initialise(self)
-
-    def block(self, number: int, x: Tensor) -> Tensor:
-        x = self.stages[number](x if number else self.conv1(x))
-        return F.relu(self.bn_final(x), inplace=True) if number + 1 == len(self.stages) else x
-
-    def block_modules(self, number: int) -> list[nn.Module]:
-        first = [] if number else [self.conv1]
-        last = [self.bn_final] if number + 1 == len(self.stages) else []
-        return [*first, self.stages[number], *last]
 
 
 class ViewNet(nn.Module):

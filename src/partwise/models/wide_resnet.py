@@ -36,7 +36,24 @@ class WideBlock(nn.Module):
         return out
 
 
-class WideResNet(Backbone):
+class WideChain(Backbone):
+    """Stages of wide blocks between a first convolution and a closing BN - ReLU, which belong to the first and last block."""
+
+    conv1: nn.Conv2d
+    stages: nn.ModuleList
+    bn_final: nn.BatchNorm2d
+
+    def block(self, number: int, x: Tensor) -> Tensor:
+        x = self.stages[number](x if number else self.conv1(x))
+        return F.relu(self.bn_final(x), inplace=True) if number + 1 == len(self.stages) else x
+
+    def block_modules(self, number: int) -> list[nn.Module]:
+        first = [] if number else [self.conv1]
+        last = [self.bn_final] if number + 1 == len(self.stages) else []
+        return [*first, self.stages[number], *last]
+
+
+class WideResNet(WideChain):
     """WRN-`depth`-`widen`: depth = 6 n + 4, widths 16, then 16, 32, 64 times `widen`; strides 1, 2, 4.
 
     Inner stages are returned as they are summed; the last one after the closing BN - ReLU.
@@ -70,12 +87,3 @@ class WideResNet(Backbone):
             inputs = outputs
         self.bn_final = nn.BatchNorm2d(inputs)
         initialise(self)
-
-    def block(self, number: int, x: Tensor) -> Tensor:
-        x = self.stages[number](x if number else self.conv1(x))
-        return F.relu(self.bn_final(x), inplace=True) if number + 1 == len(self.stages) else x
-
-    def block_modules(self, number: int) -> list[nn.Module]:
-        first = [] if number else [self.conv1]
-        last = [self.bn_final] if number + 1 == len(self.stages) else []
-        return [*first, self.stages[number], *last]

@@ -7,13 +7,11 @@ several with `;` between. Files are relative to the table.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 from partwise.config import UserError, did_you_mean, nearest
-from partwise.data.readers.files import SPLITS
 from partwise.data.readers.masked import MaskedSource
+from partwise.data.readers.tables import Row, read_rows, split_of
 from partwise.data.sample import Record
 
 OPTIONAL = ("split", "group", "mask", "box")
@@ -59,7 +57,7 @@ class Csv(MaskedSource):
             records.append(
                 Record(
                     id=name,
-                    split=_split(path, line, row.get("split", "")),
+                    split=split_of(path, line, row.get("split", "")),
                     label=labels[0] if labels and not self.multi_label else None,
                     labels=labels if self.multi_label else None,
                     boxes=_boxes(path, line, row.get("box", "")),
@@ -71,34 +69,17 @@ class Csv(MaskedSource):
         super().__init__(path, path.parent, records, names, masks=masks)
 
 
-def _read_rows(path: Path, file: str, label: str) -> list[tuple[int, dict[str, str]]]:
+def _read_rows(path: Path, file: str, label: str) -> list[Row]:
     """(line, row) of every row that holds something. Raises UserError for a table that is not as expected."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            for wanted in (file, label):
-                _require(path, wanted, columns)
-            reader.fieldnames = columns
-            rows = list(_rows(path, reader))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file (byte {error.start} is no UTF-8)") from error
-    except csv.Error as error:
-        raise UserError(f"{path}: not a comma-separated table: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+    def check(columns: list[str]) -> None:
+        for wanted in (file, label):
+            _require(path, wanted, columns)
+
+    _, rows = read_rows(path, check)
     if not rows:
         raise UserError(f"{path}: no row below the header; expected one for each picture")
     return rows
-
-
-def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    for row in reader:
-        if None in row or None in row.values():
-            columns = len(reader.fieldnames or ())
-            raise UserError(f"{path}: line {reader.line_num}: not as many cells as the {columns} columns of the header")
-        if any(cell.strip() for cell in row.values()):
-            yield reader.line_num, row
 
 
 def _require(path: Path, wanted: str, columns: list[str]) -> None:
@@ -133,15 +114,6 @@ def _in_order(names: set[str]) -> list[str]:
         return sorted(names, key=lambda name: (int(name), name))
     except ValueError:
         return sorted(names)
-
-
-def _split(path: Path, line: int, cell: str) -> str:
-    name = cell.strip().lower()
-    if name and name not in SPLITS:
-        near = nearest(name, SPLITS)
-        hint = f"; nearest: {near}" if near else ""
-        raise UserError(f"{path}: line {line}: split {cell.strip()!r}; expected train, val or test{hint}")
-    return SPLITS.get(name, "")
 
 
 def _boxes(path: Path, line: int, cell: str) -> tuple[Box, ...]:

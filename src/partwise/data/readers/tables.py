@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from partwise.config import UserError, nearest
@@ -29,12 +29,17 @@ def read_table(path: Path, required: Sequence[str]) -> list[Row]:
     return rows
 
 
-def read_rows(path: Path) -> tuple[list[str], list[Row]]:
-    """The columns of the header and every row that holds something. Raises UserError for what is no table."""
+def read_rows(path: Path, check: Callable[[list[str]], None] | None = None) -> tuple[list[str], list[Row]]:
+    """The columns of the header, which `check` may refuse, and every row that holds something.
+
+    Raises UserError for what is no table.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
             reader.fieldnames = columns = [column.strip() for column in reader.fieldnames or ()]
+            if check is not None:
+                check(columns)
             return columns, list(_rows(path, reader))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file (byte {error.start} is no UTF-8)") from error

@@ -23,6 +23,7 @@ from partwise.data.worlds.creatures_draw import Bytes, Canvas, finish, lay_groun
 from partwise.data.worlds.creatures_scene import Scene, draw_scene
 from partwise.data.worlds.creatures_species import MAX_CLASSES, SPECIES
 from partwise.data.worlds.draws import Ints, keys, permutations
+from partwise.data.worlds.options import whole
 
 __all__ = ["LANDMARKS", "PARTS", "Creatures", "Rendered"]
 
@@ -104,12 +105,15 @@ class Creatures(Source):
         objects: int | str = 1,
         version: int | str = 1,
     ) -> None:
-        self.size = _whole("size", size, 32, 512)
-        num_classes = _whole("classes", classes, 2, MAX_CLASSES)
-        counts = [_whole(split, value, 0, 10_000_000) for split, value in zip(SPLITS, (train, val, test), strict=True)]
-        self.seed = _whole("seed", seed, 0, 2**31 - 1)
-        self.objects = _whole("objects", objects, 1, 3)
-        self.version = _whole("version", version, 1, 1)
+        self.size = whole("creatures", "size", size, 32, 512)
+        num_classes = whole("creatures", "classes", classes, 2, MAX_CLASSES)
+        counts = [
+            whole("creatures", split, value, 0, 10_000_000)
+            for split, value in zip(SPLITS, (train, val, test), strict=True)
+        ]
+        self.seed = whole("creatures", "seed", seed, 0, 2**31 - 1)
+        self.objects = whole("creatures", "objects", objects, 1, 3)
+        self.version = whole("creatures", "version", version, 1, 1)
         if sum(counts) == 0:
             raise UserError("creatures: train, val and test are all 0; expected at least one picture")
         if self.objects > num_classes:
@@ -228,18 +232,6 @@ class Creatures(Source):
         """As for every source, with the options that change pixels."""
         own = repr((self.version, self.seed, self.size, self.objects))
         return hashlib.sha256((super().fingerprint() + own).encode()).hexdigest()[:16]
-
-
-def _whole(option: str, value: int | str, low: int, high: int) -> int:
-    """An option as a whole number within bounds. Raises UserError."""
-    try:
-        number = int(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError):
-        number = None
-    if number is None or (number != value and str(number) != value) or not low <= number <= high:
-        only = f"{low}" if low == high else f"a whole number from {low} to {high}"
-        raise UserError(f"creatures: option {option}={value}; expected {only}")
-    return number
 
 
 def _draw(scene: Scene, *, with_maps: bool) -> tuple[Bytes, Bytes | None, Bytes | None]:

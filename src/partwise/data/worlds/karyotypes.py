@@ -20,6 +20,7 @@ from partwise.data.worlds.draws import Ints, Keys, keys
 from partwise.data.worlds.karyotypes_cases import chromosomes, draw_cells, joined
 from partwise.data.worlds.karyotypes_draw import Bytes, develop, paint
 from partwise.data.worlds.karyotypes_scene import draw_bodies
+from partwise.data.worlds.options import whole
 from partwise.ops.iscn import TYPES
 
 __all__ = ["VERSION", "Karyotypes"]
@@ -59,11 +60,14 @@ class Karyotypes(Source):
         incomplete: float | str = 0.05,
         version: int | str = VERSION,
     ) -> None:
-        self.size = _whole("size", size, 32, 512)
-        counts = [_whole(split, value, 0, 1_000_000) for split, value in zip(SPLITS, (train, val, test), strict=True)]
-        self.seed = _whole("seed", seed, 0, 2**31 - 1)
+        self.size = whole("karyotypes", "size", size, 32, 512)
+        counts = [
+            whole("karyotypes", split, value, 0, 1_000_000)
+            for split, value in zip(SPLITS, (train, val, test), strict=True)
+        ]
+        self.seed = whole("karyotypes", "seed", seed, 0, 2**31 - 1)
         self.shares = (_share("aneuploid", aneuploid), _share("incomplete", incomplete))
-        self.version = _whole("version", version, VERSION, VERSION)
+        self.version = whole("karyotypes", "version", version, VERSION, VERSION)
         if sum(counts) == 0:
             raise UserError("karyotypes: train, val and test are all 0; expected at least one cell")
         self.image_size = (self.size, self.size)
@@ -130,18 +134,6 @@ class Karyotypes(Source):
         """As for every source, with the options that change pixels and what is known of the cases."""
         own = repr((self.version, self.seed, self.size, sorted(self.karyotypes.items()), sorted(self.incomplete)))
         return hashlib.sha256((super().fingerprint() + own).encode()).hexdigest()[:16]
-
-
-def _whole(option: str, value: int | str, low: int, high: int) -> int:
-    """An option as a whole number within bounds. Raises UserError."""
-    try:
-        number = int(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError):
-        number = None
-    if number is None or (number != value and str(number) != value) or not low <= number <= high:
-        only = f"{low}" if low == high else f"a whole number from {low} to {high}"
-        raise UserError(f"karyotypes: option {option}={value}; expected {only}")
-    return number
 
 
 def _share(option: str, value: float | str) -> float:

@@ -249,7 +249,7 @@ def demo() -> PplRecipe:
         method=PplFields(
             warmup_epochs=16,
             later_epochs=4,
-            later_lr=1.0,  # with batch norm at work; frozen, a tenth of this already loses everything
+            later_lr=1.0,  # with batch norm at work; frozen, a third of this already breaks it down
             freeze_norm=False,
             maps=MapFields(scales=(1.0, 0.5, 1.5)),
             affinity=AffinityFields(

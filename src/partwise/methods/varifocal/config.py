@@ -171,7 +171,7 @@ def demo() -> VarifocalRecipe:
 
 @BOOK.add("varifocal/cells-small")
 def cells_small() -> VarifocalRecipe:
-    """Real G-banded cells on two cores: the whole system at an eighth of its width.
+    """Real G-banded cells on two cores: the whole system at a fifth of its width.
 
     partwise train varifocal/cells-small --data chromosomes:DIR
     """
