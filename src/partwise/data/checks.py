@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -31,8 +30,7 @@ from partwise.data.findings import (
     mode_faults,
 )
 from partwise.data.headers import FaultyPicture, Header, looks_cut, probe
-from partwise.data.pictures import decode, decode_mask, refuse_mask
-from partwise.data.readers.crops import CropSource
+from partwise.data.pictures import decode_mask, refuse_mask
 from partwise.data.readers.files import ArraySource, FileSource
 from partwise.data.readers.masked import MaskedSource
 from partwise.data.sample import FaultySample, Source
@@ -155,6 +153,8 @@ def check_source(
     faults += duplicate_faults(source, [look.digest for look in seen])
     faults += mode_faults(source, [look.header for look in seen], [look.grey for look in seen])
     faults += box_faults(source, [look.size for look in seen])
+    if isinstance(source, FileSource):
+        faults += [Fault("left out", file, why, serious=False) for file, why in source.left_out.items()]
     faults.sort(key=lambda fault: (not fault.serious, fault.kind, -1 if fault.index is None else fault.index))
     modes = Counter(look.header.mode if look.header else "in memory" for look in seen if look.size)
     return DataReport(
@@ -214,13 +214,13 @@ def _wrong_size(size: tuple[int, int], wanted: tuple[int, int]) -> str:
 def _glance(source: Source, index: int) -> tuple[tuple[int, int] | None, Fault | None]:
     """The size that headers tell, and what they show to be wrong with a picture or its mask."""
     record = source.records[index]
-    if source.root is None or not record.file:
+    if not isinstance(source, FileSource) or not record.file:
         return None, None
     try:
-        size = _header(source, index).size
+        size = source.header(index).size
         if source.image_size is not None and size != source.image_size:
             return None, Fault("wrong size", record.file, _wrong_size(size, source.image_size), index)
-        if isinstance(source, FileSource) and index in source.mask_files:
+        if index in source.mask_files:
             mask_size = _glance_at_mask(source, index)
             if mask_size != size:
                 return None, Fault("wrong size", source.mask_files[index], _wrong_size(mask_size, size), index)
@@ -229,28 +229,14 @@ def _glance(source: Source, index: int) -> tuple[tuple[int, int] | None, Fault |
     return size, None
 
 
-def _header(source: Source, index: int) -> Header:
-    """The header of a picture as the source gives it, which need not be as it lies in the file."""
-    if isinstance(source, CropSource):
-        return source.header(index)
-    assert source.root is not None
-    return _glance_at_file(source.root, source.records[index].file)
-
-
-def _glance_at_file(root: Path, file: str, *, read: Callable[..., Tensor] = decode) -> Header:
-    """The header. A file whose end looks cut off is decoded to be sure."""
-    header = probe(root / file, name=file)
-    if looks_cut(root / file, header):
-        read(root / file, name=file)
-    return header
-
-
 def _glance_at_mask(source: FileSource, index: int) -> tuple[int, int]:
     """(height, width) of a picture's mask. Also raises what was wrong with it when the source was opened."""
     if isinstance(source, MaskedSource) and index in source.faulty_masks:
         raise source.faulty_masks[index]
     file = source.mask_files[index]
-    header = _glance_at_file(source.root, file, read=decode_mask)
+    header = probe(source.root / file, name=file)
+    if looks_cut(source.root / file, header):
+        decode_mask(source.root / file, name=file)
     refuse_mask(header.format, header.mode, file)
     return header.size
 
@@ -258,12 +244,7 @@ def _glance_at_mask(source: FileSource, index: int) -> tuple[int, int]:
 def _look(source: Source, index: int) -> _Seen:
     record = source.records[index]
     try:
-        header = None
-        if source.root is not None and record.file:
-            if isinstance(source, CropSource):
-                header = source.file_header(index)
-            else:
-                header = probe(source.root / record.file, name=record.file)
+        header = source.file_header(index) if isinstance(source, FileSource) and record.file else None
         image = source.load(index).image
         size = (image.shape[1], image.shape[2])
         if source.image_size is not None and size != source.image_size:

@@ -37,14 +37,12 @@ class CropSource(FileSource):
     """A source of grey chromosomes, dark on white: what `crop` gives, padded to `pad` x `pad`.
 
     `pad` 0: the side at which the median height of chromosome 1 is SHARE of it, from sizes alone (see `paper_side`); 1 where
-    no crop can be read. `karyotypes`: the karyotype of a case in words, where the data lists it. `left_out`: picture files
-    that are no crop of a type, with the reason.
+    no crop can be read. `karyotypes`: the karyotype of a case in words, where the data lists it.
     """
 
     channels = 1
     pad: int
     karyotypes: Mapping[str, str] = MappingProxyType({})
-    left_out: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, path: Path, root: Path, records: Sequence[Record], classes: Sequence[str], *, pad: int) -> None:
         if pad < 0:

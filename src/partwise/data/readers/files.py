@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from partwise.config import UserError
 from partwise.data.archives import is_archive, unpack
+from partwise.data.headers import Header, looks_cut, probe
 from partwise.data.pictures import SUFFIXES, FaultyPicture, decode, decode_mask
 from partwise.data.sample import Record, Sample, Source
 
@@ -79,6 +81,8 @@ class FileSource(LayoutSource):
     """A source whose pictures (and masks, by position in `mask_files`) are files below `root`."""
 
     root: Path
+    left_out: Mapping[str, str] = MappingProxyType({})
+    """Picture files of the layout that are no samples, with the reason."""
 
     def __init__(self, path: Path, root: Path, records: Sequence[Record], classes: Sequence[str] = ()) -> None:
         self.name = path.name or path.resolve().name
@@ -91,6 +95,18 @@ class FileSource(LayoutSource):
         """uint8 `(3, H, W)`. Raises FaultyPicture, naming the file below the root."""
         file = self.records[index].file
         return decode(self.root / file, name=file)
+
+    def file_header(self, index: int) -> Header:
+        """The header of a record's file. Raises FaultyPicture."""
+        file = self.records[index].file
+        return probe(self.root / file, name=file)
+
+    def header(self, index: int) -> Header:
+        """The header of what `load_image` gives. A file whose end looks cut off is decoded to be sure. Raises FaultyPicture."""
+        header = self.file_header(index)
+        if looks_cut(self.root / self.records[index].file, header):
+            self.load_image(index)
+        return header
 
     def load(self, index: int) -> Sample:
         """The picture with its labels; boxes are cut to the picture, as annotated they stay in `records`."""
@@ -107,11 +123,13 @@ class FileSource(LayoutSource):
         return sample
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        """Pictures of one size as uint8 `(N, 3, H, W)`, decoded in threads. Raises FaultyPicture for one of another size."""
+        """Pictures of one size as uint8 `(N, C, H, W)`, decoded in threads. Raises FaultyPicture for one of another size."""
         assert self.image_size is not None, "only for sources whose pictures share one size"
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             pictures = list(pool.map(self._load_sized, (int(i) for i in indices)))
-        return torch.stack(pictures) if pictures else torch.empty((0, 3, *self.image_size), dtype=torch.uint8)
+        return (
+            torch.stack(pictures) if pictures else torch.empty((0, self.channels, *self.image_size), dtype=torch.uint8)
+        )
 
     def _load_sized(self, index: int) -> Tensor:
         image = self.load_image(index)

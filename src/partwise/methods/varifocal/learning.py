@@ -153,7 +153,7 @@ class BoxLoss(nn.Module):
 
 
 class LearnLocal(LearnChromosomes):
-    """Step 4: passes of the second network, and with a box after each a pass of the locator through the frozen network.
+    """Step 4: passes of the second network, and after each, where boxes follow, one of the locator through the frozen network.
 
     By hand: the two take turns, so that in every step one of them has no gradients.
     """
@@ -164,7 +164,8 @@ class LearnLocal(LearnChromosomes):
 
     def __init__(self, method: VarifocalMethod, data: PictureData, job: Job, *, epochs: float) -> None:
         super().__init__(method, data, job, epochs=epochs)
-        self.turns = 2 if self.fields.second == "box" else 1
+        self.looks = self.fields.second == "box"
+        self.turns = 2 if self.looks and self.fields.follow else 1
         self.steps *= self.turns
         self._waiting: tuple[int, Iterator[Batch]] | None = None
 
@@ -174,7 +175,7 @@ class LearnLocal(LearnChromosomes):
 
     def plans(self) -> dict[str, Plan]:
         found = {"local_net": self.plan(self.net.local_net, self.recipe.optim)}
-        return found | ({"locator": self.plan(self.net.locator, self.fields.locator_optim)} if self.turns == 2 else {})
+        return found | ({"locator": self.plan(self.net.locator, self.fields.follow_optim)} if self.turns == 2 else {})
 
     def locates(self, step: int) -> bool:
         """Whether it is the locator's turn."""
@@ -207,7 +208,7 @@ class LearnLocal(LearnChromosomes):
         with self.job.runtime.fabric.autocast():
             x = net.standardise(batch.images)
             with torch.no_grad():
-                features = net.global_net.eval().features(x) if self.turns == 2 else x
+                features = net.global_net.eval().features(x) if self.looks else x
             with torch.set_grad_enabled(locate):
                 seen = net.second_look(x, features)
             return answer_losses(net.local_net(seen), batch, self.fields.polarity_weight)

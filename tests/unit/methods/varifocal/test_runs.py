@@ -70,6 +70,16 @@ def test_the_locator_has_every_second_pass(tmp_path: Path) -> None:
     data.close()
 
 
+def test_boxes_that_do_not_follow_stay_as_taught(tmp_path: Path) -> None:
+    method, stages, job, data = run(tmp_path, *FEW, "method.follow=false")
+    assert stages[2].steps == 4  # type: ignore[attr-defined]
+    run_stages(stages[:2], job)
+    before = weights(method)
+    run_stages(stages[2:3], job)
+    assert changed(before, weights(method)) == {"local_net"}
+    data.close()
+
+
 @pytest.mark.parametrize("second", ["centre", "whole"])
 def test_without_a_box_there_is_no_locator_and_no_second_pass(second: str, tmp_path: Path) -> None:
     method, stages, job, data = run(tmp_path, *FEW, f"method.second={second}")
