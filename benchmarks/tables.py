@@ -54,7 +54,8 @@ class Row:
 TOP1 = ("metrics", "classification/top1")
 CAM, PSEUDO, MIOU = (("metrics", f"segmentation/{name}") for name in ("cam_miou", "pseudo_miou", "miou"))
 CIFAR10_TITLE = "CIFAR-10, ResNet-20, mix {arm}, {epochs} epochs"
-CREATURES, KARYOTYPES = "worlds_creatures", "worlds_karyotypes"
+CELLS, K, ELSEWHERE = "varifocal_cells_varifocal_seed0", "karyotype/", "karyotype@chromosomes/"
+CREATURES, KARYOTYPES, RADIOGRAPHS = "worlds_creatures", "worlds_karyotypes", "worlds_radiographs"
 ROWS = (
     Row("demo", "`make demo`: `classification/top1`, creatures test split", TOP1, "{:.3f}", least=0.9),
     Row("demo", "`make demo`, set-up aside: seconds", ("seconds",), "{:.0f}", most=240),
@@ -94,6 +95,59 @@ ROWS = (
     Row(KARYOTYPES, "Karyotypes, top-1: grey histogram alone", ("probes", "grey_histogram"), "{:.3f}"),
     Row(KARYOTYPES, "Karyotypes, top-1: size alone", ("probes", "size_alone"), "{:.3f}"),
     Row(KARYOTYPES, "Karyotypes, top-1: a linear network", ("probes", "linear_pixels"), "{:.3f}"),
+    Row(
+        RADIOGRAPHS,
+        "Radiographs, 64 px, one core: pictures a second",
+        ("images_64px", "per_second"),
+        "{:.0f}",
+        least=1000,
+    ),
+    Row(RADIOGRAPHS, "Radiographs, top-1 (chance 0.25): a small plain network", ("plain_network", "top1"), "{:.3f}"),
+    Row(RADIOGRAPHS, "Radiographs, top-1: grey histogram alone", ("probes", "grey_histogram"), "{:.3f}"),
+    Row(RADIOGRAPHS, "Radiographs, top-1: the heart's width alone", ("probes", "heart_width"), "{:.3f}"),
+    Row(CELLS, "`varifocal/cells-small`, real cells: `karyotype/type_top1`", ("metrics", f"{K}type_top1"), "{:.3f}", 0.96),
+    Row(CELLS, "... `karyotype/polarity_top1`", ("metrics", f"{K}polarity_top1"), "{:.3f}", 0.98),
+    Row(
+        CELLS,
+        "... `karyotype/healthy/optimal_case_accuracy`",
+        ("metrics", f"{K}healthy/optimal_case_accuracy"),
+        "{:.3f}",
+        0.975,
+    ),
+    Row(
+        CELLS,
+        "... `karyotype/healthy/optimal_complete_case_share`",
+        ("metrics", f"{K}healthy/optimal_complete_case_share"),
+        "{:.3f}",
+        0.40,
+    ),
+    Row(
+        CELLS,
+        "... `karyotype/optimal_warning_rate_healthy`",
+        ("metrics", f"{K}optimal_warning_rate_healthy"),
+        "{:.3f}",
+        most=0.05,
+    ),
+    Row(
+        CELLS,
+        "... `karyotype/optimal_warning_sensitivity`",
+        ("metrics", f"{K}optimal_warning_sensitivity"),
+        "{:.3f}",
+    ),
+    Row(CELLS, "... seconds of training, one thread", ("train_seconds",), "{:.0f}", most=2700),
+    Row(CELLS, "... seconds that one more case takes `predict`, one core", ("seconds_a_case",), "{:.2f}", most=3),
+    Row(
+        CELLS,
+        "... on another laboratory's cells as it is: `karyotype/type_top1`",
+        ("elsewhere", f"{ELSEWHERE}type_top1"),
+        "{:.3f}",
+    ),
+    Row(
+        CELLS,
+        "... on another laboratory's cells as it is: `karyotype/polarity_top1`",
+        ("elsewhere", f"{ELSEWHERE}polarity_top1"),
+        "{:.3f}",
+    ),
 )
 
 COMPARED = {"mixing": "CutMix", "training": "Training", "refinement": "Refinement", "maps": "Class maps"}

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from partwise.data.sample import Batch
 from partwise.evaluate.base import SUITES, Evaluation, Evaluator, find_evaluator
+from partwise.evaluate.embedding import Embedding
+from partwise.evaluate.fewshot import SHOTS, FewShot
 from partwise.evaluate.karyotype import GROUPS, OF_CELLS, OF_DISPATCH, OF_PICTURES, coin
 from partwise.evaluate.runner import run_suite
 from partwise.ops.iscn import TYPES
@@ -35,14 +37,21 @@ DEFINED = {
         *(f"{kind}{name}" for kind in ("", *(f"{g}/" for g in GROUPS)) for name in (*OF_PICTURES, *OF_CELLS)),
         *(f"{way}{m}" for way in OF_DISPATCH for m in ("trisomy_kept", "warning_rate_healthy", "warning_sensitivity")),
     },
+    "embedding": set(Embedding.metrics),
+    "fewshot": set(FewShot.metrics),
 }
-UNBOUNDED = {"classification/nll"}
+OPEN = {"fewshot": {f"fewshot_dice_{organ}_{shots}" for organ in CLASSES for shots in SHOTS}}
+"""Names that depend on the classes."""
+UNBOUNDED = {"classification/nll", "embedding/effective_rank"}
+SIGNED = ("_cosine", "_control", "_random", "_margin", "_silhouette")
 ALWAYS_THERE = {
     "classification": {"top1", "top5", "nll", "ece"},
     "localization": {"max_box_acc_50", "max_box_acc_v2", "gt_known", "top1_loc", "pxap"},
     "segmentation": {"cam_miou", "cam_precision", "cam_recall", "miou"},
     "pseudo_masks": {"pseudo_miou"},
     "karyotype": set(OF_PICTURES),
+    "embedding": {"knn_top1", "linear_top1", "compose_cosine"},
+    "fewshot": {"fewshot_dice_3", "fewshot_dice_6", "fewshot_dice_12"},
 }
 SMALLER_IS_BETTER = {"nll", "ece"}
 TRUTH: dict[str, Tensor] = {}
@@ -60,7 +69,23 @@ def classes_of(suite: str) -> tuple[str, ...]:
 
 def scene(suite: str, seed: int) -> Batch:
     """What a suite measures."""
-    return chromosomes(seed) if suite == "karyotype" else pictures(seed)
+    kinds = {"karyotype": chromosomes, "fewshot": bodies}
+    return kinds.get(suite, pictures)(seed)
+
+
+def bodies(seed: int, count: int = COUNT) -> Batch:
+    """Pictures that show every class as a stripe at a place of its own: the first channel names it."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 3, SIDE, SIDE, generator=generator)
+    images[:, :2] = 0
+    for row in range(count):
+        for k in range(len(CLASSES)):
+            first = int(torch.randint(12, (1,), generator=generator))
+            images[row, 0, first : first + 3, 2 * k : 2 * k + 2] = (k + 1) / 10
+    masks = (images[:, 0] * 10).round().to(torch.uint8)
+    masks[:, -1] = 255
+    index = torch.arange(count) * 3 + 5 + 1000 * seed
+    return Batch([f"{seed}/{i}" for i in index.tolist()], index, images, None, masks)
 
 
 def chromosomes(seed: int, count: int = COUNT) -> Batch:
@@ -90,10 +115,11 @@ def pictures(seed: int, count: int = COUNT) -> Batch:
     images[:, 2] = torch.rand(count, SIDE, SIDE, generator=generator)
     masks = images[:, 1].to(torch.uint8) * (labels[:, None, None] + 1).to(torch.uint8)
     masks[:, -1] = 255
-    index = torch.arange(count) * 3 + 5
+    index = torch.arange(count) * 3 + 5 + 1000 * seed
     ids = [f"{seed}/{i}" for i in index.tolist()]
     TRUTH.update(zip(ids, masks, strict=True))
-    return Batch(ids, index, images, labels, masks, boxes)
+    landmarks = SIDE * torch.rand(count, 3, 2, generator=generator)
+    return Batch(ids, index, images, labels, masks, boxes, landmarks=landmarks)
 
 
 class Perfect:
@@ -116,6 +142,13 @@ class Perfect:
 
     def pseudo_mask(self, id: str) -> Tensor | None:
         return TRUTH[id]
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.logits(images[:, :, SIDE // 2 :, SIDE // 2 :])
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        value = (images[:, :1] * 10).round()
+        return [(value == torch.arange(1, len(CLASSES) + 1)[:, None, None]).float()]
 
     def chromosome_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         types, down = (images[:, 0, 0, 0] * 30).round().long(), images[:, 0, 1, 0].round().long()
@@ -141,6 +174,12 @@ class Constant(Perfect):
     def pseudo_mask(self, id: str) -> Tensor | None:
         return torch.full((SIDE, SIDE), 255, dtype=torch.uint8)
 
+    def embed(self, images: Tensor) -> Tensor:
+        return torch.ones(len(images), 5)
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        return [torch.ones(len(images), 2, 4, 4)]
+
     def chromosome_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros(len(images), len(TYPES)), torch.zeros(len(images), 2)
 
@@ -162,6 +201,12 @@ class Noise(Perfect):
 
     def pseudo_mask(self, id: str) -> Tensor | None:
         return TRUTH[id].roll(int(id.split("/")[1]), dims=1)
+
+    def embed(self, images: Tensor) -> Tensor:
+        return images[:, :, 3::5, 3::5].flatten(1) - 0.3
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        return [images[:, 2:] - 0.5, images[:, 2:, ::4, ::4]]
 
     def chromosome_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         noise = images[:, 0, 3:-3].flatten(1)
@@ -190,6 +235,7 @@ def split(batch: Batch, order: Sequence[int], size: int) -> list[Batch]:
                 own(batch.masks),
                 None if batch.boxes is None else [batch.boxes[i] for i in rows],
                 polarities=own(batch.polarities),
+                landmarks=own(batch.landmarks),
             )
         )
     return parts
@@ -267,12 +313,43 @@ def trivial_karyotype(batch: Batch) -> dict[str, float]:
     }
 
 
+def trivial_embedding(batch: Batch) -> dict[str, float]:
+    """All pictures and windows are alike: neighbours are the first 20, and the linear layer names the commonest class."""
+    bank = pictures(8).targets
+    assert batch.targets is not None and bank is not None
+    named = [torch.bincount(own, minlength=len(CLASSES)).argmax() for own in (bank[:20], bank)]
+    knn, linear = ((batch.targets == name).double().mean().item() for name in named)
+    asked = ("compose", "interpolate", "extrapolate", "scale")
+    kinds = {"cosine": 1.0, "control": 1.0, "margin": 0.0}
+    return {
+        "knn_top1": knn,
+        "linear_top1": linear,
+        "effective_rank": 1.0,
+        "compose_random": 1.0,
+        **{f"{name}_{kind}": value for name in asked for kind, value in kinds.items()},
+        "landmark_knn_top1": 1 / 3,
+        "landmark_linear_top1": 1 / 3,
+        "landmark_silhouette": 0.0,
+        "landmark_nmi": 0.0,
+        "retrieval_recall_1": 1 / 3,
+        "retrieval_recall_5": 1.0,
+        "retrieval_recall_10": 1.0,
+    }
+
+
+def trivial_fewshot(batch: Batch) -> dict[str, float]:
+    """No organ is likelier than not anywhere, so that none is found."""
+    return {f"fewshot_dice_{organ}{n}": 0.0 for organ in ("", *(f"{c}_" for c in CLASSES)) for n in SHOTS[:3]}
+
+
 KNOWN: dict[str, Callable[[Batch], dict[str, float]]] = {
     "classification": trivial_classification,
     "localization": trivial_localization,
     "segmentation": trivial_segmentation,
     "pseudo_masks": trivial_pseudo_masks,
     "karyotype": trivial_karyotype,
+    "embedding": trivial_embedding,
+    "fewshot": trivial_fewshot,
 }
 
 
@@ -286,19 +363,19 @@ def test_the_contract(suite: str) -> None:
     assert issubclass(evaluator, Evaluator) and evaluator.suite == suite
     assert set(evaluator.metrics) == DEFINED[suite], "METRICS.md and the evaluator must agree"
     assert isinstance(Perfect(), evaluator.needs) and not isinstance(object(), evaluator.needs)
-    assert evaluator.wants | evaluator.optional <= {"targets", "boxes", "masks", "parts"}
+    assert evaluator.wants | evaluator.optional <= {"targets", "boxes", "masks", "parts", "landmarks"}
     assert not evaluator.wants & evaluator.optional
     assert evaluator.__doc__
 
 
 def test_names_values_and_detail(suite: str) -> None:
     found = evaluate(suite, Noise(), [scene(suite, 0)], [scene(suite, 1)])
-    defined = {full(suite, name) for name in DEFINED[suite]}
+    defined = {full(suite, name) for name in DEFINED[suite] | OPEN.get(suite, set())}
     assert {full(suite, name) for name in ALWAYS_THERE[suite]} <= set(found.metrics) <= defined
     assert set(found.metrics) <= set(found.detail) <= defined
     for name, value in found.metrics.items():
-        assert type(value) is float and math.isfinite(value) and value >= 0
-        assert name in UNBOUNDED or value <= 1
+        assert type(value) is float and math.isfinite(value) and (value >= 0 or name.endswith(SIGNED))
+        assert name in UNBOUNDED or abs(value) <= 1
         assert found.detail[name]["n"] == COUNT or "_recall_" in name  # of one side alone
     assert json.loads(json.dumps(found.detail)) == found.detail
     assert found.pictures == [], "without pictures to draw on nothing is drawn"

@@ -73,6 +73,8 @@ class Knobs:
         fields = self.base().model_dump(mode="json", include={"data", "model", "optim", "train", "method"})
         for later in ("affinity", "pseudo", "segmentation"):
             del fields["method"][later]
+        if fields["optim"]["final_weight_decay"] is None:  # younger than the first units
+            del fields["optim"]["final_weight_decay"]
         recipe = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=8).hexdigest()
         return {"knobs": repr(self), "recipe": f"{self.recipe} {recipe}"}
 

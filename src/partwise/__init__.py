@@ -24,6 +24,7 @@ _NAMES = {
     "cutmix": "partwise.ops.mixing",
     "cam": "partwise.ops.cam",
     "grad_cam": "partwise.ops.cam",
+    "flip_pairs": "partwise.ops.flips",
     "PatchLearning": "partwise.models.patch_learning",
     "ops": "partwise.ops",
 }
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from partwise.models.patch_learning import PatchLearning as PatchLearning
     from partwise.ops.cam import cam as cam
     from partwise.ops.cam import grad_cam as grad_cam
+    from partwise.ops.flips import flip_pairs as flip_pairs
     from partwise.ops.mix_transforms import CutMix as CutMix
     from partwise.ops.mix_transforms import Cutout as Cutout
     from partwise.ops.mix_transforms import Mixup as Mixup

@@ -140,6 +140,9 @@ class OptimFields(Section):
     nesterov: bool = True
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second beta")
     weight_decay: float = Field(1e-4, ge=0)
+    final_weight_decay: float | None = Field(
+        None, ge=0, description="weight decay at the end of the phase, by half a cosine; None: the same throughout"
+    )
     decay_norm_and_bias: bool = Field(True, description="weight decay on norms and biases too, as the CutMix code does")
     head_lr: float = Field(1.0, gt=0, description="the classifier's rate as a multiple of `lr`")
     schedule: Literal["constant", "steps", "cosine", "one_cycle", "poly"] = "cosine"

@@ -95,7 +95,7 @@ def measure(
                 progress.say(f"{name}: left out, it needs pictures of one class")
             continue
         own = evaluator.split or split
-        if missing := [f for f in evaluator.wants if not data.has(f, own, of_some=evaluator.native)]:
+        if missing := [f for f in evaluator.wants if not data.has(f, own, of_some=True)]:
             if progress is not None:
                 progress.say(f"{name}: left out, the {own} pictures have no {' and no '.join(sorted(missing))}")
             continue
@@ -143,10 +143,14 @@ def _run_one(
     final: bool,
 ) -> Evaluation:
     size, native = recipe.evaluate.batch_size, evaluator.native
-    fields = frozenset(evaluator.wants | {field for field in evaluator.optional if data.has(field, split)})
+    fields = frozenset(
+        evaluator.wants
+        | {field for field in evaluator.optional if data.has(field, split, of_some="masks" in evaluator.wants)}
+    )
     batches = data.native_batches if native else data.evaluation_batches
-    usable = len(data.splits["val"]) > 0 and all(data.has(f, "val", of_some=native) for f in evaluator.wants)
-    validation = batches("val", size, fields=fields) if final and usable else None
+    other, most = evaluator.learns_on, evaluator.learns_most
+    usable = len(data.splits[other]) > 0 and all(data.has(f, other, of_some=True) for f in evaluator.wants)
+    validation = batches(other, size, fields=fields, most=most) if final and usable else None
 
     def images(indices: Sequence[int]) -> Tensor:
         return data.pictures(torch.as_tensor(list(indices))).float() / 255

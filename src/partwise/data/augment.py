@@ -72,6 +72,19 @@ def place_boxes(boxes: Tensor, placement: Placement, size: int) -> Tensor:
     return moved[(moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])]
 
 
+def place_points(points: Tensor, placement: Placement, size: int) -> Tensor:
+    """Points `(n, 2)` of a picture in the frame that `place` gives it, float32; NaN for those outside it."""
+    top, left, height, width = placement.window
+    scale = torch.tensor([placement.resized[1] / width, placement.resized[0] / height])
+    shift = torch.tensor([left, top])
+    offset = torch.tensor([placement.offset[1], placement.offset[0]])
+    moved = (points.float() - shift) * scale - offset
+    if placement.flip:
+        moved = torch.stack([size - moved[:, 0], moved[:, 1]], dim=1)
+    inside = ((moved >= 0) & (moved <= size)).all(dim=1, keepdim=True)
+    return torch.where(inside, moved, torch.nan)
+
+
 def unplace_boxes(boxes: Tensor, placement: Placement, size: int) -> Tensor:
     """The inverse of `place_boxes`: boxes of the network's frame in the picture's own pixels."""
     top, left, height, width = placement.window

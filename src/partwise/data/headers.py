@@ -148,7 +148,12 @@ def _bits(image: Image.Image) -> int:
 
 
 def looks_cut(path: Path, header: Header) -> bool:
-    """Whether the mark that ends this format is missing near the end of the file: a suspicion, for decoding to confirm."""
+    """Whether the mark that ends this format is missing near the end of the file: a suspicion, for decoding to confirm.
+
+    Of PPM, which has no such mark, whether there are fewer bytes than pixels of 8 bits take.
+    """
+    if header.format == "PPM":
+        return header.bytes < header.size[0] * header.size[1] * {"L": 1, "RGB": 3}.get(header.mode, 0)
     ending = ENDINGS.get(header.format)
     if ending is None:
         return False

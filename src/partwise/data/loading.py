@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from partwise.config import DataFields, UserError
+from partwise.data.annotations import ANNOTATIONS, annotate, in_frame
 from partwise.data.augment import (
     Placement,
     Views,
@@ -24,7 +25,6 @@ from partwise.data.augment import (
     fit,
     jitter_colour,
     place,
-    place_boxes,
     take_windows,
     training_placement,
     window_offsets,
@@ -79,6 +79,7 @@ class PictureData:
         self.threads = fields.threads or os.cpu_count() or 1
         self._targets = self._all_targets()
         self._polarities = self._all_polarities()
+        self._some_masks = any(record.has_mask for record in source.records)
         self._frames: Tensor | None = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -356,43 +357,51 @@ class PictureData:
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def evaluation_batches(
-        self, split: str, batch_size: int, *, fields: frozenset[str] = frozenset()
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        fields: frozenset[str] = frozenset(),
+        most: int | None = None,
     ) -> Iterator[Batch]:
-        """This process's share of a split, in order, in the fixed frame; `boxes`, `masks`, `parts` only where asked for.
+        """This process's share of a split, in order, in the fixed frame; what is in ANNOTATIONS only where asked for.
 
-        `images` float32 in [0, 1] on the device.
+        `images` float32 in [0, 1] on the device. `most`: so many pictures at most, drawn by the seed of the splits.
         """
         self.prepare()
-        own = self.splits[split][self.share.rank :: self.share.world]
+        own = self._some(split, most)[self.share.rank :: self.share.world]
         for start in range(0, len(own), batch_size):
             index = own[start : start + batch_size]
             batch = self.evaluation_batch(index, fields)
             if batch is not None:
                 yield batch
 
+    def _some(self, split: str, most: int | None) -> Tensor:
+        """The positions of a split, or `most` of them, in order."""
+        every = self.splits[split]
+        if most is None or len(every) <= most:
+            return every
+        return every[draws.order(len(every), self.fields.split_seed, "some", split)[:most]].sort().values
+
     def evaluation_batch(self, index: Tensor, fields: frozenset[str]) -> Batch | None:
         """The pictures of a batch that can be read; None where none can."""
-        if not fields & {"boxes", "masks", "parts"} and self._frames is not None:
+        if not fields & ANNOTATIONS and self._frames is not None:
             batch = self._batch(index, self.pictures(index))
             batch.images = batch.images.float() / 255
             return batch
-        read = self._sample if fields & {"boxes", "masks", "parts"} else self._bare_sample
+        read = self._sample if fields & ANNOTATIONS else self._bare_sample
         found = [(i, s) for i, s in zip(index.tolist(), self.pool.map(read, index.tolist()), strict=True) if s]
         if not found:
             return None
         return self._gathered(found, fields)
 
     def _gathered(self, found: list[tuple[int, Sample]], fields: frozenset[str]) -> Batch:
-        """Samples of one size, with their positions, as a batch for evaluation."""
+        """Samples of one size, with their positions, as a batch for evaluation; a picture without a mask has one of void."""
         index, samples = torch.tensor([i for i, _ in found]), [sample for _, sample in found]
         batch = self._batch(index, torch.stack([sample.image for sample in samples]))
         batch.images = batch.images.float() / 255
-        if "boxes" in fields:
-            batch.boxes = [torch.zeros(0, 4) if s.boxes is None else s.boxes for s in samples]
-        if "masks" in fields and all(s.mask is not None for s in samples):
-            batch.masks = torch.stack([s.mask for s in samples if s.mask is not None]).to(self.device)
-        if "parts" in fields and all(s.parts is not None for s in samples):
-            batch.parts = torch.stack([s.parts for s in samples if s.parts is not None]).to(self.device)
+        names, masked = self.source.landmark_names, self._some_masks
+        annotate(batch, samples, fields, num_landmarks=len(names), some_masks=masked, device=self.device)
         return batch
 
     def native(self, index: int, *, whole: bool = False) -> Sample | None:
@@ -406,17 +415,26 @@ class PictureData:
 
     def native_batch(self, index: int, fields: frozenset[str]) -> Batch | None:
         """One picture at its own size as a batch; None where it cannot be read."""
-        sample = self.native(index, whole=bool(fields & {"boxes", "masks", "parts"}))
+        sample = self.native(index, whole=bool(fields & ANNOTATIONS))
         return None if sample is None else self._gathered([(index, sample)], fields)
 
-    def native_batches(self, split: str, batch_size: int, *, fields: frozenset[str] = frozenset()) -> Iterator[Batch]:
+    def native_batches(
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        fields: frozenset[str] = frozenset(),
+        most: int | None = None,
+    ) -> Iterator[Batch]:
         """As `evaluation_batches`, with every picture at its own size; neighbours of one size share a batch.
 
         Where masks are asked for, pictures without one are left out.
         """
-        whole = bool(fields & {"boxes", "masks", "parts"})
+        whole = bool(fields & ANNOTATIONS)
         waiting: list[tuple[int, Sample]] = []
-        wanted = [i for i in self.splits[split].tolist() if "masks" not in fields or self.source.records[i].has_mask]
+        wanted = [
+            i for i in self._some(split, most).tolist() if "masks" not in fields or self.source.records[i].has_mask
+        ]
         own = wanted[self.share.rank :: self.share.world]
         for start in range(0, len(own), batch_size):
             chunk = own[start : start + batch_size]
@@ -459,22 +477,15 @@ class PictureData:
             return None
         fields = self.fields
         placement = fit(*sample.image.shape[1:], size=fields.size, resize=self.resize, keep_aspect=fields.keep_aspect)
-        size = fields.size
-        return Sample(
-            id=sample.id,
-            image=place(sample.image, placement, size),
-            label=sample.label,
-            labels=sample.labels,
-            boxes=None if sample.boxes is None else place_boxes(sample.boxes, placement, size),
-            mask=None if sample.mask is None else place(sample.mask, placement, size, mask=True),
-            parts=None if sample.parts is None else place(sample.parts, placement, size, mask=True),
-        )
+        return in_frame(sample, placement, fields.size)
 
     def has(self, field: str, split: str, *, of_some: bool = False) -> bool:
-        """Whether the pictures of a split come with `targets`, `boxes` or `masks`; `of_some`: whether at least one does."""
+        """Whether pictures of a split come with `targets`, `boxes`, `masks` or `landmarks`; `of_some`: at least one of them."""
         indices = self.splits.get(split, torch.empty(0)).tolist()
         if field == "targets":
             return self._targets is not None
+        if field == "landmarks":
+            return len(self.source.landmark_names) > 0
         records = (self.source.records[i] for i in indices[:64])
         if field == "boxes":
             return bool(indices) and any(r.boxes or r.has_mask for r in records)

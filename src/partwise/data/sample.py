@@ -71,7 +71,8 @@ class Sample:
 class Batch:
     """Samples side by side: `images` `(B, C, H, W)`, uint8 from a loader, float32 in [0, 1] once augmented.
 
-    `polarities` int64 `(B,)`: 1 for a long arm that points down, 0 for up, -1 where nobody knows.
+    `polarities` int64 `(B,)`: 1 for a long arm that points down, 0 for up, -1 where nobody knows. `landmarks` float32
+    `(B, L, 2)` as x, y, in the order of the source's `landmark_names`, NaN where a picture lacks one.
     """
 
     ids: list[str]
@@ -82,6 +83,7 @@ class Batch:
     boxes: list[Tensor] | None = None
     parts: Tensor | None = None
     polarities: Tensor | None = None
+    landmarks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -92,7 +94,7 @@ class Batch:
         return self.images if self.images.is_floating_point() else self.images.float() / 255
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on `device`; boxes stay on the host, where they are read one picture at a time."""
+        """The same batch with its tensors on `device`; boxes and landmarks, which are read one by one, stay on the host."""
 
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
@@ -119,6 +121,8 @@ class Source(ABC):
     """(height, width) if all pictures share one, else None."""
     channels: int = 3
     records: Sequence[Record] = ()
+    landmark_names: Sequence[str] = ()
+    """Names of the landmarks that all annotated pictures share; those of a side of the body begin with `left ` or `right `."""
 
     def __len__(self) -> int:
         return len(self.records)

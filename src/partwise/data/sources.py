@@ -41,8 +41,21 @@ SOURCES: Mapping[str, str] = types.MappingProxyType(
         "camvid": f"{READERS}.camvid:Camvid",
         "chromosomes": f"{READERS}.chromosomes:Chromosomes",
         "karyograms": f"{READERS}.karyograms:Karyograms",
+        "cxrmasks": f"{READERS}.chest_masks:ChestMasks",
+        "chestxray14": f"{READERS}.chestxray14:ChestXray14",
+        "chexpert": f"{READERS}.chexpert:CheXpert",
+        "jsrt": f"{READERS}.jsrt:Jsrt",
+        "montgomery": f"{READERS}.tuberculosis:Montgomery",
+        "shenzhen": f"{READERS}.tuberculosis:Shenzhen",
+        "vindr": f"{READERS}.vindr:VinDr",
+        "vindrribs": f"{READERS}.vindr:VinDrRibs",
+        "siim": f"{READERS}.siim:Siim",
+        "chestxdet": f"{READERS}.chestxdet:ChestXDet",
+        "fundus": f"{READERS}.fundus:Fundus",
+        "eyepacs": f"{READERS}.eyepacs:EyePacs",
         "creatures": f"{WORLDS}.creatures:Creatures",
         "karyotypes": f"{WORLDS}.karyotypes:Karyotypes",
+        "radiographs": f"{WORLDS}.radiographs:Radiographs",
     }
 )
 """Kind -> "module:Class". A class takes a Path first if it reads files; its keyword arguments are the options."""

@@ -62,9 +62,17 @@ def build_optimizer(groups: list[dict[str, Any]], fields: OptimFields) -> torch.
     return kind(groups, lr=fields.lr, betas=(fields.momentum, fields.beta2), foreach=True)
 
 
+def decay(fields: OptimFields, progress: float) -> float:
+    """The weight decay at `progress` in [0, 1] of the phase: half a cosine to `final_weight_decay`, where there is one."""
+    start, end = fields.weight_decay, fields.final_weight_decay
+    return start if end is None else end + 0.5 * (start - end) * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
 def set_rate(optimizer: torch.optim.Optimizer, fields: OptimFields, progress: float) -> float:
-    """Apply the schedule to every group; returns the base rate."""
+    """Apply the schedules to every group (groups without weight decay stay without); returns the base rate."""
     rate = fields.lr * schedule(fields, progress)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_factor", 1.0)
+        if fields.final_weight_decay is not None and group["weight_decay"]:
+            group["weight_decay"] = decay(fields, progress)
     return rate

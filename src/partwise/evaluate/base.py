@@ -98,6 +98,10 @@ class Evaluator(ABC):
     """Whether it needs pictures of exactly one class; sources with several labels a picture are left out."""
     uses_validation: ClassVar[bool] = False
     """Whether `conclude` chooses something on the validation split; without, the runner does not measure that split."""
+    learns_on: ClassVar[str] = "val"
+    """The split that is handed over as the validation split: `train` for suites that learn from labels, as probes do."""
+    learns_most: ClassVar[int | None] = None
+    """So many pictures of that split at most; None for all."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
@@ -109,6 +113,10 @@ class Evaluator(ABC):
     @abstractmethod
     def measure(self, model: Any, batch: Batch) -> Rows:
         """One row a picture of a batch with float pictures in [0, 1], boxes and masks in their frame; without `index`."""
+
+    def measure_learned(self, model: Any, batch: Batch) -> Rows:
+        """The rows of the split that `conclude` chooses or learns on; fewer than `measure` gives where it needs fewer."""
+        return self.measure(model, batch)
 
     @abstractmethod
     def conclude(
@@ -136,6 +144,8 @@ SUITES: Mapping[str, str] = {
     "segmentation": "partwise.evaluate.segmentation:Segmentation",
     "pseudo_masks": "partwise.evaluate.segmentation:PseudoMasks",
     "karyotype": "partwise.evaluate.karyotype:Karyotype",
+    "embedding": "partwise.evaluate.embedding:Embedding",
+    "fewshot": "partwise.evaluate.fewshot:FewShot",
 }
 
 

@@ -39,7 +39,7 @@ def run_suite(
     assert not getattr(model, "training", False), "put the model in eval mode before it is measured"
     chosen = None
     if validation is not None and evaluator.uses_validation:
-        chosen, _ = collect(evaluator, model, validation, gather=gather, progress=progress)
+        chosen, _ = collect(evaluator, model, validation, gather=gather, progress=progress, learned=True)
     rows, device = collect(evaluator, model, batches, gather=gather, progress=progress)
     redraw = _redrawing(model, images, device) if images is not None and isinstance(model, Mapper) else None
     found = evaluator.conclude(rows, chosen, images=images, redraw=redraw)
@@ -56,8 +56,12 @@ def collect(
     *,
     gather: Gather | None = None,
     progress: Progress | None = None,
+    learned: bool = False,
 ) -> tuple[Rows, torch.device]:
-    """The rows of all pictures, and the device that the pictures were on. Raises as `run_suite`."""
+    """The rows of all pictures, and the device that the pictures were on. Raises as `run_suite`.
+
+    `learned`: those that the suite chooses or learns on.
+    """
     parts: list[Rows] = []
     device = torch.device("cpu")
     for batch in batches:
@@ -67,7 +71,7 @@ def collect(
         device = batch.images.device
         # Only around the measurement: a loader that runs inside would make tensors that no gradient can pass.
         with torch.enable_grad() if evaluator.needs_gradient else torch.inference_mode():
-            measured = evaluator.measure(model, batch)
+            measured = (evaluator.measure_learned if learned else evaluator.measure)(model, batch)
         parts.append(_checked(evaluator, measured, batch))
         if progress is not None:
             progress(len(batch))

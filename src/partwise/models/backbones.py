@@ -16,7 +16,9 @@ from pydantic import ValidationError
 from partwise.config import UserError, nearest
 from partwise.models.cifar_resnet import CifarResNet
 from partwise.models.contract import Backbone
+from partwise.models.convnet import ConvNet, SmallAlexNet, SmallVgg11
 from partwise.models.pyramidnet import PyramidNet
+from partwise.models.small_resnet import SmallResNet
 from partwise.models.wide_resnet import WideResNet
 from partwise.models.wide_resnet38 import WideResNet38
 
@@ -39,6 +41,16 @@ OWN: Mapping[str, tuple[Callable[..., Backbone], Mapping[str, Any]]] = MappingPr
         "wrn28-10": (WideResNet, {"depth": 28, "widen": 10}),
         "wrn40-4": (WideResNet, {"depth": 40, "widen": 4}),
         "resnet38": (WideResNet38, {}),
+        "convnet": (ConvNet, {}),
+        "convnet-d3": (ConvNet, {"depth": 3}),
+        "convnet-d4": (ConvNet, {"depth": 4}),
+        "convnet-d5": (ConvNet, {"depth": 5}),
+        "small-alexnet": (SmallAlexNet, {}),
+        "small-vgg11": (SmallVgg11, {}),
+        "small-resnet": (SmallResNet, {}),
+        "small-resnet18": (SmallResNet, {"blocks": (2, 2, 2, 2), "width": 64, "halving": "stride"}),
+        "small-resnet18-ap": (SmallResNet, {"blocks": (2, 2, 2, 2), "width": 64, "halving": "average"}),
+        "small-resnet10": (SmallResNet, {"blocks": (1, 1, 1, 1), "width": 32, "halving": "stride"}),
     }
 )
 """Name -> (class, the arguments the name stands for). The families without numbers take them as arguments."""

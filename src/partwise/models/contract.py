@@ -48,6 +48,10 @@ class Backbone(nn.Module, ABC):
         """The last map `(B, num_features, h, w)`, after the final norm and activation: what a head pools."""
         return self.forward_stages(x)[-1]
 
+    def pooled(self, x: Tensor) -> Tensor:
+        """One embedding `(B, num_features)` an image: the mean of the last map, unless the network has its own way."""
+        return self.forward(x).mean((2, 3))
+
 
 def initialise(network: nn.Module) -> None:
     """He normal over the fan-out for convolutions, ones and zeros for batch norm, as the CutMix code starts."""

@@ -83,6 +83,17 @@ class TimmBackbone(Backbone):
             features = self.network.forward_features(x)
         return self._finish(features, x.shape[-2:])
 
+    def pooled(self, x: Tensor) -> Tensor:
+        """As timm pools maps: the mean of all cells, and only then the closing norms (which `forward` gives each cell)."""
+        with self._sizes_explained(x):
+            features = self.network.forward_features(x)
+        if features.ndim == 3:
+            return self._finish(features, x.shape[-2:]).mean((2, 3))
+        mean = features.mean((1, 2) if self._nhwc else (2, 3))[:, :, None, None]
+        for path in self._norms:
+            mean = norm_cells(self.network.get_submodule(path), mean)
+        return mean.flatten(1)
+
     def forward_stages(self, x: Tensor) -> list[Tensor]:
         with self._sizes_explained(x):
             return list(self.network.forward_intermediates(x, indices=self._taps, intermediates_only=True))

@@ -23,8 +23,54 @@ MEANINGS: dict[str, str] = {
     "segmentation/cam_precision": "share of the pixels that thresholded maps give a class which have it, mean of classes",
     "segmentation/cam_recall": "share of a class's pixels that thresholded maps find, mean of classes",
     "segmentation/pseudo_miou": "mean intersection over union of the training pictures' pseudo masks",
+    "embedding/knn_top1": "share of pictures whose class 20 nearest neighbours vote for",
+    "embedding/linear_top1": "share of pictures whose class a linear layer on the embeddings names",
+    "embedding/knn_auc": "area under the ROC curve of the neighbours' vote, mean of labels",
+    "embedding/linear_auc": "area under the ROC curve of a linear layer on the embeddings, mean of labels",
+    "embedding/effective_rank": "how many directions the embeddings use; near 1 the encoder has collapsed",
+    "embedding/compose_cosine": "cosine of a window's embedding with the mean of its parts'",
+    "embedding/compose_control": "the same with the parts of the same window in other patients",
+    "embedding/compose_random": "the same with the parts of other windows in other patients",
+    "embedding/compose_margin": "what the cosine of whole and parts exceeds its control by",
+    "embedding/compose_head_cosine": "cosine of a window's embedding with what the head makes of its parts",
+    "embedding/compose_head_margin": "the same, beyond other patients' parts",
+    "embedding/decompose_top1": "share of the head's slices that are nearest to their own part, of four",
+    "embedding/decompose_cosine": "cosine of the head's slices with their parts",
+    "embedding/interpolate_cosine": "cosine of windows between two places with the mixture of both embeddings",
+    "embedding/interpolate_control": "the same with the mixture of other patients",
+    "embedding/interpolate_margin": "what it exceeds that by",
+    "embedding/extrapolate_cosine": "cosine of windows beyond two places with the line through both embeddings",
+    "embedding/extrapolate_control": "the same with the line of other patients",
+    "embedding/extrapolate_margin": "what it exceeds that by",
+    "embedding/scale_cosine": "cosine of windows of different sizes about one centre",
+    "embedding/scale_control": "the same with windows of other patients",
+    "embedding/scale_margin": "what it exceeds that by",
+    "embedding/landmark_knn_top1": "share of windows about landmarks that neighbours name right",
+    "embedding/landmark_linear_top1": "share of windows about landmarks that a linear layer names right",
+    "embedding/landmark_silhouette": "how close windows of one landmark lie together, from -1 to 1",
+    "embedding/landmark_nmi": "how far clusters of windows are landmarks, from 0 to 1",
+    "embedding/retrieval_recall_1": "share of windows whose nearest of other patients shows the same landmark",
+    "embedding/retrieval_recall_5": "the same among the five nearest",
+    "embedding/retrieval_recall_10": "the same among the ten nearest",
+    "embedding/symmetry_cosine": "cosine of a mirrored left landmark with the right one",
+    "embedding/symmetry_control": "the same with other landmarks of the right side",
+    "embedding/symmetry_margin": "what it exceeds that by",
+    "embedding/correspondence_error": "how far off landmarks are found in other patients, in picture sides (lower is better)",
+    "embedding/pck_05": "share of landmarks found within 0.05 of the picture's side",
+    "embedding/position_error": "the same distance for the landmark's mean place, without any encoder (lower is better)",
+    "embedding/position_pck_05": "the same share for the landmark's mean place, without any encoder",
+    "embedding/view_error": "how far off landmarks are found in a second view of the picture (lower is better)",
+    "embedding/view_pck_05": "share of landmarks found within 0.05 in a second view of the picture",
+    "embedding/anomaly_auroc": "how well the farthest cell tells findings from normal pictures",
+    "embedding/anomaly_top_auroc": "how well the farthest 1 % of cells tell findings from normal pictures",
+    **{
+        f"embedding/fewshot_dice_{shots}": f"Dice of organs by a linear layer fitted to {shots} pictures, mean of organs"
+        for shots in (3, 6, 12, 24)
+    },
 }
-LOWER_IS_BETTER = frozenset({"nll", "ece", "mce", "fpr95", "loss", "correspondence_error", "unequalness"})
+LOWER_IS_BETTER = frozenset({"nll", "ece", "mce", "fpr95", "loss", "unequalness"}) | {
+    f"{kind}_error" for kind in ("correspondence", "position", "view")
+}
 # What a reader looks for first, where a run has it.
 HEADLINES = (
     "classification/top1",
@@ -35,6 +81,10 @@ HEADLINES = (
     "localization/pxap",
     "segmentation/pseudo_miou",
     "segmentation/cam_miou",
+    "embedding/compose_margin",
+    "embedding/correspondence_error",
+    "embedding/fewshot_dice_3",
+    "embedding/knn_top1",
     "classification/ece",
 )
 

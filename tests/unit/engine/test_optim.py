@@ -239,3 +239,22 @@ def test_optimisers_are_what_was_asked_for() -> None:
             assert (group["momentum"], group["nesterov"]) == (0.7, True)
         else:
             assert group["betas"] == (0.7, 0.98)
+
+
+def test_weight_decay_moves_by_half_a_cosine_and_spared_groups_stay_without() -> None:
+    network = torch.nn.Linear(3, 2)
+    fields = OptimFields(name="adamw", weight_decay=0.04, final_weight_decay=0.4, decay_norm_and_bias=False)
+    optimizer = build_optimizer(parameter_groups(network, fields), fields)
+    for progress in (0.0, 0.25, 0.5, 1.0, 1.5):
+        set_rate(optimizer, fields, progress)
+        expected = 0.4 + 0.5 * (0.04 - 0.4) * (1 + math.cos(math.pi * min(progress, 1.0)))
+        found = sorted(group["weight_decay"] for group in optimizer.param_groups)
+        assert found == [0.0, pytest.approx(expected)]
+
+
+def test_weight_decay_without_an_end_is_left_alone() -> None:
+    network = torch.nn.Linear(3, 2)
+    fields = OptimFields(weight_decay=0.1)
+    optimizer = build_optimizer(parameter_groups(network, fields), fields)
+    set_rate(optimizer, fields, 0.7)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}

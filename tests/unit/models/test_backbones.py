@@ -115,3 +115,24 @@ def test_a_copy_is_independent() -> None:
         for parameter in backbone.parameters():
             parameter.zero_()
         assert other(torch.rand(1, 3, 32, 32)).abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_pooled_is_what_timm_pools(name: str) -> None:
+    """The mean of the map, and only then the norm that timm's own head has, where it has one."""
+    arguments = {"img_size": 64, "window_size": 2, "embed_dim": 24} if name.startswith("swin") else {}
+    torch.manual_seed(0)
+    backbone = build_backbone(name, **arguments).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        network = backbone.network
+        expected = network.forward_head(network.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(backbone.pooled(images), expected)
+
+
+def test_pooled_of_our_own_networks_is_the_mean_of_the_map() -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet20").eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.pooled(images), backbone(images).mean((2, 3)))

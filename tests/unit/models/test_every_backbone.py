@@ -16,6 +16,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cifar-resnet": {"depth": 11, "block": "bottleneck", "widths": [4, 6, 8], "last_stride": 1},
     "pyramidnet": {"depth": 20, "alpha": 10},
     "wide-resnet": {"depth": 10, "widen": 0.5},
+    "convnet": {"depth": 2, "width": 8},
+    "small-resnet": {"blocks": [1, 1, 1, 1], "width": 4, "norm": "batch"},
 }
 TIMM: dict[str, dict[str, Any]] = {
     "resnet10t": {},
