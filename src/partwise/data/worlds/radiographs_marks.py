@@ -251,4 +251,5 @@ def _add_gas(made: _Shadows, body: Anatomy, day: Draws) -> None:
 
 
 def joined(several: list[Marks]) -> Marks:
+    """The marks of all lists, in their order."""
     return Marks(*(np.concatenate([getattr(m, name) for m in several]) for name in Marks.__dataclass_fields__))
