@@ -105,7 +105,13 @@ ROWS = (
     Row(RADIOGRAPHS, "Radiographs, top-1 (chance 0.25): a small plain network", ("plain_network", "top1"), "{:.3f}"),
     Row(RADIOGRAPHS, "Radiographs, top-1: grey histogram alone", ("probes", "grey_histogram"), "{:.3f}"),
     Row(RADIOGRAPHS, "Radiographs, top-1: the heart's width alone", ("probes", "heart_width"), "{:.3f}"),
-    Row(CELLS, "`varifocal/cells-small`, real cells: `karyotype/type_top1`", ("metrics", f"{K}type_top1"), "{:.3f}", 0.96),
+    Row(
+        CELLS,
+        "`varifocal/cells-small`, real cells: `karyotype/type_top1`",
+        ("metrics", f"{K}type_top1"),
+        "{:.3f}",
+        0.96,
+    ),
     Row(CELLS, "... `karyotype/polarity_top1`", ("metrics", f"{K}polarity_top1"), "{:.3f}", 0.98),
     Row(
         CELLS,

@@ -252,7 +252,7 @@ def test_corners_are_black_after_jitter() -> None:
         numbers = drawn(replace(table, blur_first=blur_first), 2, size=(40, 40))
         numbers = replace(numbers, angle=torch.full((2, 1), math.radians(30)), sigma=torch.full((2, 1), 2.0))
         view = render(images, numbers, mean=(0, 0, 0), std=(1, 1, 1))[0]
-        assert (view[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] == 0).all() and (view[:, :, 16, 16] > 0.2).all()
+        assert (view[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] < 0.01).all() and (view[:, :, 16, 16] > 0.2).all()
         assert (len(view[0].mul(1000).round().unique()) == 2) == blur_first
 
 
