@@ -235,7 +235,7 @@ def render(
     Pictures have 1 or 3 channels, as uint8 or as floats in [0, 1]. `grey` pictures keep one channel until they are normalised,
     and saturation and hue, which do nothing to them, are left out; it is the default for one channel, and `grey=False` takes
     such pictures through all four as the published code does. `out` (see `view_blocks`) is written, and the views are parts
-    of it; it decides the dtype. Keep it from step to step: on the CPU fresh memory takes about a third of the time. With a
+    of it; it decides the dtype. Keep it from step to step: on the CPU fresh memory takes a third of the time or more. With a
     `pool` (see `sharing.start_threads`) pictures on the CPU are shared out over as many of its threads as torch has here, which
     wait for each other less than torch's own do. Raises UserError where pictures or `out` do not fit the draws.
     """

@@ -181,16 +181,19 @@ def _saturation(pixels: Tensor, amount: Tensor) -> Tensor:
 
 def _hue(pixels: Tensor, amount: Tensor) -> Tensor:
     """Colours turned by a share of the circle, at their own saturation and value (HSV)."""
-    value, strongest = pixels.max(1, keepdim=True)
-    chroma = value - pixels.amin(1, keepdim=True)
     red, green, blue = pixels.split(1, dim=1)
-    spans = torch.cat([green - blue, blue - red, red - green], dim=1).gather(1, strongest)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
     # Sixths of the circle, from red. Greys have no hue, and with a chroma of 0 none is needed.
-    hue = spans / chroma.clamp(min=1e-6) + 2 * strongest + 6 * amount
-    # f(n) = value - chroma * max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6, for n = 5 (red), 3 (green), 1 (blue).
-    shifts = 5 - 2 * torch.arange(3, device=pixels.device)[:, None, None]
-    k = (hue + shifts).remainder_(6)
-    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+    scale = chroma.clamp(min=1e-6)
+    beyond_green = torch.where(value == green, blue - red + 2 * scale, red - green + 4 * scale)
+    hue = torch.where(value == red, green - blue, beyond_green).div_(scale).add_(6 * amount)
+    # What a channel lacks of the value falls from the whole chroma to nothing between 1 and 2 sixths off its opposite, which
+    # lies at 3, 5 and 7 sixths for red, green and blue.
+    opposite = torch.arange(3.0, 8.0, 2.0, device=pixels.device)[:, None, None]
+    away = (hue - opposite).div_(6)
+    away.sub_(away.round()).abs_()
+    return value - chroma * away.mul_(-6).add_(2).clamp_(0, 1)
 
 
 CHANGES: tuple[tuple[Callable[[Tensor, Tensor], Tensor], float], ...] = (

@@ -136,5 +136,7 @@ def test_votes_are_means_of_moved_areas() -> None:
         assert torch.allclose(without[m], torch.stack(kept).mean(0), atol=1e-6)
     for m in range(3):
         assert windows[m, m].tolist() == pytest.approx([0, 0, 1, 1], abs=1e-6), "a picture fits itself as it is"
+    _, threshold = registered_atlas(windows, windows[:3], areas)
+    assert torch.equal(threshold, best_thresholds(without[:3], areas > 0.5)), "chosen without the own area"
     alone, middle = registered_atlas(windows[:2, :1], windows[:1, :1], areas[:1])
     assert alone.shape == (2, 2, 20, 20) and middle.tolist() == [0.5, 0.5]
