@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from partwise.config import OptimFields
+from partwise.ops.schedules import cosine_schedule
 
 
 def schedule(fields: OptimFields, progress: float) -> float:
@@ -65,7 +66,7 @@ def build_optimizer(groups: list[dict[str, Any]], fields: OptimFields) -> torch.
 def decay(fields: OptimFields, progress: float) -> float:
     """The weight decay at `progress` in [0, 1] of the phase: half a cosine to `final_weight_decay`, where there is one."""
     start, end = fields.weight_decay, fields.final_weight_decay
-    return start if end is None else end + 0.5 * (start - end) * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return start if end is None else cosine_schedule(progress, 1.0, start=start, end=end)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, fields: OptimFields, progress: float) -> float:

@@ -204,15 +204,6 @@ def clip_each(gradients: Iterable[Tensor | None], *, max_norm: float = LARGEST_N
     return norms
 
 
-def cosine_schedule(step: int, num_steps: int, *, start: float, end: float) -> float:
-    """end + (start - end) (1 + cos(pi step / num_steps)) / 2: weight decay and the teacher's momentum.
-
-    The last of steps 0 ... num_steps - 1 stays just short of `end`; later ones have it.
-    """
-    progress = min(step / num_steps, 1.0)
-    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * progress))
-
-
 # -- signs of a collapse -------------------------------------------------------------------------------------------------
 # Uniform answers: the loss and the teacher's entropy stay at ln K and the divergence at 0. One answer to all pictures: entropy
 # and divergence fall to 0, spread to 0 and effective rank to 1.

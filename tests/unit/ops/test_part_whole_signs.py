@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from partwise.ops.part_whole import (
     centre_norm,
     clip_each,
     composition_loss,
-    cosine_schedule,
     decomposition_loss,
     divergence,
     effective_rank,
@@ -99,16 +97,6 @@ def test_nothing_waits_for_the_device() -> None:
         composition_loss(parts[:, 0], parts[:, 1])
         decomposition_loss(parts, parts), decomposition_loss(parts, parts, norm="per_part")
         assert divergence(loss, probabilities).shape == centre_norm(centre).shape == spread(parts[0]).shape == ()
-
-
-@pytest.mark.parametrize(("start", "end"), [(0.04, 0.4), (0.996, 1.0), (1e-3, 1e-6)])
-def test_the_cosine_in_closed_form(start: float, end: float) -> None:
-    values = [cosine_schedule(step, 8, start=start, end=end) for step in range(9)]
-    shares = [1, 0.9619397663, 0.8535533906, 0.6913417162, 0.5, 0.3086582838, 0.1464466094, 0.0380602337, 0]
-    assert values == pytest.approx([end + (start - end) * share for share in shares], rel=1e-9)
-    assert values[0] == pytest.approx(start, rel=1e-15)
-    assert all((after - before) * (end - start) > 0 for before, after in pairwise(values))
-    assert cosine_schedule(7, 8, start=start, end=end) != end == cosine_schedule(11, 8, start=start, end=end)
 
 
 # -- signs of a collapse -------------------------------------------------------------------------------------------------

@@ -35,7 +35,11 @@ FILE = re.compile(rf"({'|'.join(PARTS)})/img/((?:JPCLN|JPCNN|wingspan_)(\d{{3}})
 CONTOURS = {"RL": 44, "LL": 50, "H": 26, "RCLA": 23, "LCLA": 23}
 """Folder of a contour -> its points: right lung, left lung, heart, right clavicle, left clavicle (of the patient)."""
 CLAVICLES = ("RCLA", "LCLA")
-LANDMARKS = tuple(f"{folder} {place}" for folder, count in CONTOURS.items() for place in range(count))
+NAMED = {"RCLA": "right clavicle", "LCLA": "left clavicle"}
+"""Contours whose points mirror each other, one by one; those of the lungs, 44 and 50, do not."""
+LANDMARKS = tuple(
+    f"{NAMED.get(folder, folder)} {place}" for folder, count in CONTOURS.items() for place in range(count)
+)
 """The names of a sample's landmarks, in their order."""
 CONTOUR_SIDE = 1024
 PACK = "chest_xray_landmarks"
@@ -102,6 +106,7 @@ class ChestMasks(OrganSource):
             for file, case, number in _read_labels(root / "labels.csv", part)
         ]
         super().__init__(path, root, records, chosen)
+        self.landmark_names = LANDMARKS if cases else ()
         self.area_files = {
             i: [_mask_file(record, organ) for organ in chosen if organ != "clavicles"]
             for i, record in enumerate(records)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from threading import Lock
 
 import numpy as np
 import torch
@@ -24,14 +23,13 @@ from partwise.data.worlds.creatures_scene import Scene, draw_scene
 from partwise.data.worlds.creatures_species import MAX_CLASSES, SPECIES
 from partwise.data.worlds.draws import Ints, keys, permutations
 from partwise.data.worlds.options import whole
+from partwise.data.worlds.recent import Recent
 
 __all__ = ["LANDMARKS", "PARTS", "Creatures", "Rendered"]
 
 SPLITS = ("train", "val", "test")
 CHUNK = 256
 """Pictures of 64 px drawn at once: the cost of a call is shared, and the canvas stays below 16 MB."""
-BLOCK = 32
-"""Pictures that `load` draws together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +49,6 @@ class Rendered:
     labels: Tensor
     facing: Tensor
     captions: tuple[str, ...]
-
-
-class _Recent:
-    """The block of pictures rendered last, so that pictures asked for in order are drawn together.
-
-    Threads that want the same block wait for it; copies begin empty. What is returned never depends on what is kept.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._asked = -2 * BLOCK
-        self._block = -1
-        self._rendered: Rendered | None = None
-
-    def __reduce__(self) -> tuple[type[_Recent], tuple[()]]:
-        return _Recent, ()
-
-    def find(self, source: Creatures, index: int) -> tuple[Rendered, int]:
-        """A rendering and the place of picture `index` in it."""
-        block = index // BLOCK
-        with self._lock:
-            near, self._asked = abs(index - self._asked) <= BLOCK, index
-            if self._rendered is not None and self._block == block:
-                return self._rendered, index % BLOCK
-            if not near:
-                return source.render([index]), 0
-            self._rendered = source.render(range(block * BLOCK, min((block + 1) * BLOCK, len(source))))
-            self._block = block
-            return self._rendered, index % BLOCK
 
 
 class Creatures(Source):
@@ -126,7 +95,7 @@ class Creatures(Source):
         self._split = np.repeat(np.arange(3), counts)
         self._within = np.concatenate([np.arange(count) for count in counts])
         self._labels = self._draw_labels()
-        self._recent = _Recent()
+        self._recent: Recent[Rendered] = Recent()
         self.records = self._make_records()
 
     def _keys(self, positions: Ints, purpose: int) -> np.ndarray:
@@ -213,7 +182,7 @@ class Creatures(Source):
         Pictures asked for in order of index are drawn together, ten times as fast as alone.
         """
         record = self.records[index]
-        seen, place = self._recent.find(self, index % len(self))
+        seen, place = self._recent.find(self.render, len(self), index % len(self))
         present = ~torch.isnan(seen.boxes[place, :, 0])
         return Sample(
             id=record.id,

@@ -91,6 +91,7 @@ def test_landmarks_in_the_frame_of_the_picture(root: Path) -> None:
     source = ChestMasks(root)
     sample = source.load(index_of(source, "JPCLN002"))
     assert sample.landmarks is not None and sample.landmarks.shape == (len(LANDMARKS), 2) == (166, 2)
+    assert source.landmark_names == LANDMARKS and "left clavicle 22" in LANDMARKS
     x1, y1, x2, y2 = ORGANS["heart"]
     heart = sample.landmarks[[name.startswith("H ") for name in LANDMARKS]]
     assert sample.landmarks.dtype == torch.float32 and len(heart) == 26

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from partwise.config import UserError
-from partwise.data.worlds.creatures import BLOCK, LANDMARKS, Creatures
+from partwise.data.worlds.creatures import LANDMARKS, Creatures
 from partwise.data.worlds.creatures_species import MAX_CLASSES, SPECIES
+from partwise.data.worlds.recent import BLOCK
 
 
 @pytest.fixture(scope="module")
