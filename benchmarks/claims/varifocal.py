@@ -2,6 +2,7 @@
 
     python benchmarks/claims/varifocal.py [--data SOURCE] [--arms both two_wholes] [--seeds 0 1 2 3 4] [--threads 1]
     python benchmarks/claims/varifocal.py --summary             (tables of what is there)
+    python benchmarks/claims/varifocal.py --quick               (a few steps of every arm on generated cells; no results)
 
 A unit is an arm with a seed. It leaves results/claims/varifocal/cells_ARM_seedN.json, is not repeated where that exists, and
 continues where it was. Arms of a seed share its first network, and those with a box its first boxes.
@@ -25,6 +26,7 @@ import argparse
 import json
 import shutil
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,7 @@ from partwise.data.loading import PictureData
 from partwise.data.sources import open_source
 from partwise.engine.loop import Interrupted, Job, first_steps, run_stages
 from partwise.engine.runtime import catch_signals, start
-from partwise.engine.stages import TrainStage
+from partwise.engine.stages import Products, TrainStage
 from partwise.engine.tracking import Progress, Tracker
 from partwise.measure import measure
 from partwise.methods.base import DataFacts
@@ -58,6 +60,7 @@ SCRIPT = "python benchmarks/claims/varifocal.py"
 TOP1 = "karyotype/type_top1"
 WHOLE, BOX, LOCAL, ENSEMBLE = 4, 1, 4, 2
 """Passes of every stage: half of the recipe's or less, so that a unit takes minutes."""
+QUICK = "karyotypes:?size=64&train=2&val=1&test=1"
 SIZES = (
     "method.units=1",
     f"train.epochs={WHOLE}",
@@ -112,6 +115,9 @@ DISPATCHES = ("karyotype/case_accuracy", "karyotype/dispatched_case_accuracy", "
 
 def main() -> None:
     options = arguments()
+    if options.quick:
+        try_out(options)
+        return
     if not options.summary:
         study = Study(options)
         try:
@@ -135,14 +141,29 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its own choice")
     parser.add_argument("--runs", type=Path, default=Path("runs/claims/varifocal"))
     parser.add_argument("--summary", action="store_true", help="train nothing, show what is there")
+    parser.add_argument("--quick", action="store_true", help="a few steps of each arm on generated cells; no results")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
     return parser.parse_args()
 
 
-class Study:
-    """The cells, the device, and the trainings of every arm and seed."""
+def try_out(options: argparse.Namespace) -> None:
+    """Every arm with a few steps, printed: shows that the script works."""
+    with tempfile.TemporaryDirectory() as scratch:
+        options.runs, options.data = Path(scratch), QUICK
+        study = Study(options, more=("data.size=64", "train.batch_size=23", "model.backbone=resnet10t"))
+        try:
+            for name in options.arms:
+                values = study.measured(name, 0)
+                print(name, {stage["name"]: stage["steps"] for stage in values["stages"]}, values["metrics"][TOP1])
+        finally:
+            study.close()
 
-    def __init__(self, options: argparse.Namespace) -> None:
+
+class Study:
+    """The cells, the device, and the trainings of every arm and seed; `more`: settings that go before the arms' own."""
+
+    def __init__(self, options: argparse.Namespace, more: tuple[str, ...] = ()) -> None:
+        self.more = more
         self.runs: Path = options.runs
         self.threads: int = options.threads
         self.data_string: str = options.data
@@ -161,7 +182,7 @@ class Study:
     def recipe(self, arm: Arm, seed: int, *more: str) -> Recipe:
         """What an arm trains with a seed."""
         own = (f"train.seed={seed}", f"train.threads={self.threads}", f"data.threads={self.threads}")
-        return resolve(RECIPE, data=self.data_string, settings=[*SIZES, *own, *arm.settings, *more])[0]
+        return resolve(RECIPE, data=self.data_string, settings=[*SIZES, *own, *arm.settings, *self.more, *more])[0]
 
     def method(self, recipe: Recipe) -> VarifocalMethod:
         """An arm's networks, random by the recipe's seed."""
@@ -172,6 +193,13 @@ class Study:
 
     def unit(self, name: str, seed: int) -> None:
         """Train an arm, measure it once on the test split and leave the result."""
+        values = self.measured(name, seed)
+        command = f"{SCRIPT} --data {self.data_string} --arms {name} --seeds {seed}"
+        write_result(f"cells_{name}_seed{seed}", command, values, folder=UNITS)
+        print(f"{name} seed {seed}: {values['metrics'][TOP1]:.4f}", flush=True)
+
+    def measured(self, name: str, seed: int) -> dict[str, Any]:
+        """The values of a unit."""
         arm = ARMS[name]
         trained = "both" if arm.answerer else name
         more = [f"train.epochs={self.equal_time(seed)!r}"] if name == "rival_time" else []
@@ -179,32 +207,30 @@ class Study:
         job = self.job(method.recipe, self.runs / f"{trained}_seed{seed}")
         if trained != "both" and arm.shares:
             self.share(arm, seed, job.folder)
-        reports = run_stages(method.stages(self.data, job), job)
+        with job.folder.lock():
+            reports = run_stages(method.stages(self.data, job), job)
         method.eval()
         if arm.answerer:
             method.answerer = arm.answerer
         found = measure(
             method, self.data, method.recipe, "test", ("karyotype",), runtime=self.runtime, progress=self.progress
         )
-        values = {
-            "arm": name,
-            "seed": seed,
-            "metrics": found.metrics,
-            "stages": reports,
-            "settings": [*SIZES, *arm.settings],
-        }
-        command = f"{SCRIPT} --data {self.data_string} --arms {name} --seeds {seed}"
-        write_result(f"cells_{name}_seed{seed}", command, values, folder=UNITS)
-        print(f"{name} seed {seed}: {found.metrics[TOP1]:.4f}", flush=True)
+        settings = [*SIZES, *arm.settings]
+        return {"arm": name, "seed": seed, "metrics": found.metrics, "stages": reports, "settings": settings}
 
     def share(self, arm: Arm, seed: int, folder: RunFolder) -> None:
         """Give a run the first stages of `both` with the same seed, which that arm must have left before."""
-        both = RunFolder(self.runs / f"both_seed{seed}")
+        both = self.both(seed)
         for stage in arm.shares:
-            if not (both.products / stage / "index.json").exists():
-                sys.exit(f"first: {SCRIPT} --arms both --seeds {seed}")
             if not (folder.products / stage).exists():
-                shutil.copytree(both.products / stage, folder.products / stage)
+                shutil.copytree(both.folder(stage), folder.products / stage)
+
+    def both(self, seed: int) -> Products:
+        """What the arm `both` left; ends the script where it was not trained to its end."""
+        products = Products(RunFolder(self.runs / f"both_seed{seed}").products)
+        if not products.complete("ensemble"):
+            sys.exit(f"first: {SCRIPT} --arms both --seeds {seed}")
+        return products
 
     def job(self, recipe: Recipe, path: Path) -> Job:
         """What the loop needs, in a folder."""
@@ -213,7 +239,7 @@ class Study:
 
     def equal_time(self, seed: int) -> float:
         """Passes of the rival that take as long as all of `both` took, by the seconds of a few of its steps."""
-        spent = sum(stage["seconds"] for stage in stored_or_exit("both", seed)["stages"])
+        spent = sum(self.both(seed).facts(stage)["seconds"] for stage in ("whole", "boxes", "local", "ensemble"))
         method = self.method(self.recipe(ARMS["rival"], seed))
         job = self.job(method.recipe, self.runs / "timing")
         stage = method.stages(self.data, job)[0]
@@ -225,6 +251,7 @@ class Study:
         for _ in range(8):
             next(steps)
         seconds = (time.perf_counter() - begun) / 8
+        steps.close()
         return round(spent / seconds) / stage.steps_per_epoch
 
 
@@ -235,13 +262,6 @@ def stored(name: str, seed: int) -> dict[str, Any] | None:
     """The values of a unit, if it is there."""
     path = UNITS / f"cells_{name}_seed{seed}.json"
     return json.loads(path.read_text())["values"] if path.exists() else None
-
-
-def stored_or_exit(name: str, seed: int) -> dict[str, Any]:
-    found = stored(name, seed)
-    if found is None:
-        sys.exit(f"first: {SCRIPT} --arms {name} --seeds {seed}")
-    return found
 
 
 def summarise() -> None:
