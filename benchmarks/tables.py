@@ -154,6 +154,13 @@ ROWS = (
         ("elsewhere", f"{ELSEWHERE}polarity_top1"),
         "{:.3f}",
     ),
+    Row(
+        "pretraining_views",
+        "Adam-v2's 14 views, grey, over PIL's chains, two cores",
+        ("ratios", "grey over pil"),
+        "{:.2f}",
+        4.0,
+    ),
 )
 
 COMPARED = {"mixing": "CutMix", "training": "Training", "refinement": "Refinement", "maps": "Class maps"}
