@@ -54,6 +54,16 @@ class Row:
 TOP1 = ("metrics", "classification/top1")
 CAM, PSEUDO, MIOU = (("metrics", f"segmentation/{name}") for name in ("cam_miou", "pseudo_miou", "miou"))
 CIFAR10_TITLE = "CIFAR-10, ResNet-20, mix {arm}, {epochs} epochs"
+FOLLOWING = {
+    "before": "as taught",
+    "boxcar, 1e-5": "following for a pass, boxcar, 1e-5",
+    "boxcar, 1e-4": "following for a pass, boxcar, 1e-4",
+    "boxcar as it is, 1e-4": "following for a pass, boxcar as it is, 1e-4",
+    "bands, 1e-5": "following for a pass, bands, 1e-5",
+    "bands, 1e-4": "following for a pass, bands, 1e-4",
+    "autograd, 1e-4": "following for a pass, autograd, 1e-4",
+}
+"""Results of varifocal_following, and what was done to the boxes."""
 CELLS, K, ELSEWHERE = "varifocal_cells_varifocal_seed0", "karyotype/", "karyotype@chromosomes/"
 CREATURES, KARYOTYPES, RADIOGRAPHS = "worlds_creatures", "worlds_karyotypes", "worlds_radiographs"
 ROWS = (
@@ -160,6 +170,15 @@ ROWS = (
         ("ratios", "grey over pil"),
         "{:.2f}",
         4.0,
+    ),
+    *(
+        Row(
+            "varifocal_following",
+            f"L-Net alone, validation, boxes {what}: `karyotype/type_top1`",
+            (key, "type_top1"),
+            "{:.3f}",
+        )
+        for key, what in FOLLOWING.items()
     ),
 )
 
