@@ -55,6 +55,13 @@ class VarifocalFields(Section):
     rotation: float = Field(
         45.0, ge=0, lt=90, description="training pictures are rotated by up to this, degrees, either way"
     )
+    stretch: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="width and height of training pictures are each stretched or pressed by up to this share: cells differ in "
+        "how far their chromosomes are condensed",
+    )
     upend: bool = Field(
         True, description="training pictures are turned upside down with probability 0.5, and their polarity too"
     )
@@ -81,6 +88,10 @@ class VarifocalFields(Section):
         False,
         description="everything learns with the ensemble. The paper's text says that features are extracted (false); its times "
         "an epoch fit true",
+    )
+    mirror: bool = Field(
+        False,
+        description="answers are those of a picture and of its mirror image, left for right, averaged: twice the time",
     )
 
 
@@ -186,7 +197,14 @@ def cells_small() -> VarifocalRecipe:
 
     partwise train varifocal/cells-small --data chromosomes:DIR
     """
-    return _small("varifocal/cells-small", "chromosomes:data/chromosomes_cells")
+    base = _small("varifocal/cells-small", "chromosomes:data/chromosomes_cells")
+    return base.model_copy(
+        update={
+            "train": base.train.model_copy(update={"epochs": 22.0}),
+            "evaluate": base.evaluate.model_copy(update={"every": 2.0}),
+            "method": base.method.model_copy(update={"local_epochs": 20.0, "stretch": 0.15, "mirror": True}),
+        }
+    )
 
 
 @BOOK.add("varifocal/paper")

@@ -84,7 +84,9 @@ class LearnChromosomes(TrainStage):
         )
         for batch in pictures:
             generator = draws.generator(train.seed, self.name, "turns", *divmod(number, self.parts))
-            turns = draw_turns(each, rotation=fields.rotation, upend=fields.upend, generator=generator)
+            turns = draw_turns(
+                each, rotation=fields.rotation, upend=fields.upend, stretch=fields.stretch, generator=generator
+            )
             own = turns.rows(self.data.share.rows(each))
             polarities = None if batch.polarities is None else after(batch.polarities, own)
             yield replace(batch, images=turned(batch.pictures, own), polarities=polarities)

@@ -27,6 +27,8 @@ from partwise.ops.varifocal import square_boxes, standardise
 from partwise.report.case import Case, Read
 from partwise.report.values import Cell, ChromosomePrediction, Picture
 
+Box = tuple[float, float, float, float]
+
 
 class VarifocalMethod(Method):
     """Answers to CaseClassifier. `answerer` says whose answer counts: while it trains, the part that has learned most."""
@@ -105,12 +107,7 @@ class VarifocalMethod(Method):
 
     def answers(self, images: Tensor) -> TypeAndPolarity:
         """Logits of type `(B, 24)` and polarity `(B, 2)` of grey float images `(B, 1, S, S)` in [0, 1]."""
-        if not isinstance(self.network, VarifocalNet):
-            return cast(TypeAndPolarity, self.network(images))
-        if self.answerer == "whole":
-            return cast(TypeAndPolarity, self.network.global_net(self.network.standardise(images)))
-        found = self.network(images)
-        return found.local if self.answerer == "local" else found.ensemble
+        return self._looked(images)[0]
 
     def chromosome_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As the protocol CaseClassifier says."""
@@ -118,11 +115,31 @@ class VarifocalMethod(Method):
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Sequence[ChromosomePrediction]:
-        types, polarities = (logits.float() for logits in self.answers(images))
-        probabilities = self.calibration(types, polarities)
-        boxes = self._boxes(images)
-        rows = zip(*(part.cpu().numpy() for part in probabilities), boxes, strict=True)
+        found, boxes = self._looked(images)
+        probabilities = self.calibration(found.type.float(), found.polarity.float())
+        places = [None] * len(images) if boxes is None else [cast(Box, tuple(box)) for box in boxes.tolist()]
+        rows = zip(*(part.cpu().numpy() for part in probabilities), places, strict=True)
         return [ChromosomePrediction(kind, polarity, box) for kind, polarity, box in rows]
+
+    def _looked(self, images: Tensor) -> tuple[TypeAndPolarity, Tensor | None]:
+        """The answers, averaged over mirror images where wanted, and the boxes `(B, 4)` of the pictures as they stand."""
+        found, boxes = self._once(images)
+        if not self.fields.mirror:
+            return found, boxes
+        # Neither type nor polarity changes left for right. Logs of probabilities, so that both have the same say.
+        other, _ = self._once(images.flip(-1))
+        pairs = zip(found, other, strict=True)
+        return TypeAndPolarity(*((a.float().log_softmax(1) + b.float().log_softmax(1)) / 2 for a, b in pairs)), boxes
+
+    def _once(self, images: Tensor) -> tuple[TypeAndPolarity, Tensor | None]:
+        net = self.network
+        if not isinstance(net, VarifocalNet):
+            return cast(TypeAndPolarity, net(images)), None
+        if self.answerer == "whole":
+            return cast(TypeAndPolarity, net.global_net(net.standardise(images))), None
+        found = net(images)
+        boxes = None if found.u is None else square_boxes(found.u, self.recipe.data.size)
+        return found.local if self.answerer == "local" else found.ensemble, boxes
 
     def name_case(self, name: str, reads: Sequence[Read], left_out: Mapping[str, str]) -> tuple[Case, dict[str, Cell]]:
         """As the protocol CaseNamer says."""
@@ -131,9 +148,3 @@ class VarifocalMethod(Method):
     def pictures(self, data: PictureData) -> list[Picture]:
         """The karyogram of the worst of the first test cells, and what the second network looked at."""
         return shown(self, data)
-
-    def _boxes(self, images: Tensor) -> list[tuple[float, float, float, float] | None]:
-        if not isinstance(self.network, VarifocalNet) or self.fields.second == "whole":
-            return [None] * len(images)
-        found = square_boxes(self.network(images).u, self.recipe.data.size).tolist()
-        return [(x1, y1, x2, y2) for x1, y1, x2, y2 in found]

@@ -126,6 +126,21 @@ def test_what_was_trained_answers(tmp_path: Path) -> None:
     data.close()
 
 
+@pytest.mark.parametrize("network", ["varifocal", "backbone"])
+def test_answers_to_a_picture_and_its_mirror_image_have_the_same_say(network: str) -> None:
+    settings = ["method.mirror=true", f"method.network={network}"]
+    method = VarifocalMethod(resolve("varifocal/smoke", settings=settings)[0], DataFacts.of(Bars()))
+    method.eval()
+    images = torch.rand(3, 1, 64, 64)
+    with torch.no_grad():
+        found, flipped = method.answers(images), method.answers(images.flip(3))
+        for part in range(2):
+            torch.testing.assert_close(found[part], flipped[part])
+        method.fields = method.fields.model_copy(update={"mirror": False})
+        alone = [method.answers(views).type.softmax(1).log() for views in (images, images.flip(3))]
+    torch.testing.assert_close(found.type, torch.stack(alone).mean(dim=0))
+
+
 @pytest.mark.parametrize("settings", [(), ("train.accumulate=23",), ("train.ema=0.7",)])
 def test_a_run_that_is_cut_after_every_step_leaves_the_same_weights(settings: tuple[str, ...], tmp_path: Path) -> None:
     method, stages, job, data = run(tmp_path / "whole", *settings)
