@@ -146,7 +146,7 @@ class Perfect:
     def embed(self, images: Tensor) -> Tensor:
         return self.logits(images[:, :, SIDE // 2 :, SIDE // 2 :])
 
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
         value = (images[:, :1] * 10).round()
         return [(value == torch.arange(1, len(CLASSES) + 1)[:, None, None]).float()]
 
@@ -177,7 +177,7 @@ class Constant(Perfect):
     def embed(self, images: Tensor) -> Tensor:
         return torch.ones(len(images), 5)
 
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
         return [torch.ones(len(images), 2, 4, 4)]
 
     def chromosome_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,7 +205,7 @@ class Noise(Perfect):
     def embed(self, images: Tensor) -> Tensor:
         return images[:, :, 3::5, 3::5].flatten(1) - 0.3
 
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
         return [images[:, 2:] - 0.5, images[:, 2:, ::4, ::4]]
 
     def chromosome_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:

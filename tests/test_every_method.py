@@ -23,13 +23,15 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors import safe_open
 
 import partwise
 from partwise import api, cli
 from partwise.config import Recipe, build, to_yaml
 from partwise.data.sources import open_source
 from partwise.engine.runtime import Interruption
-from partwise.evaluate.base import SUITES, Classifier, Mapper, find_evaluator
+from partwise.evaluate.base import Classifier, Mapper, find_evaluator
+from partwise.evaluate.embedding import Embedder
 from partwise.evaluate.karyotype import CaseClassifier
 from partwise.methods.base import CaseNamer, DataFacts, Method
 from partwise.methods.recipes import all_books, find_recipe, resolve
@@ -107,10 +109,9 @@ def test_claims_name_a_recipe_and_a_number_that_it_measures(name: str) -> None:
     assert book.paper.claims
     for claim in book.paper.claims:
         assert claim.recipe in book.makers, claim
-        suite, _, metric = claim.metric.partition("/")
-        assert METRIC.fullmatch(claim.metric) and suite in SUITES, claim
-        assert metric in find_evaluator(suite).metrics, claim
-        assert suite in book.makers[claim.recipe]().evaluate.suites, claim
+        suites = [find_evaluator(suite) for suite in book.makers[claim.recipe]().evaluate.suites]
+        measured = {f"{suite.family or suite.suite}/{metric}" for suite in suites for metric in suite.metrics}
+        assert METRIC.fullmatch(claim.metric) and claim.metric in measured, claim
         assert 0 <= claim.value <= 1 and claim.data and claim.table, claim
     assert len({(claim.metric, claim.data, claim.recipe) for claim in book.paper.claims}) == len(book.paper.claims)
 
@@ -313,21 +314,40 @@ def test_predict_writes_a_table_and_a_picture_of_each(smoke: Smoke, tmp_path: Pa
     with (made.out / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(sizes)
+    if isinstance(smoke.method, Embedder):
+        check_embeddings(made.out / "embeddings.safetensors", rows)
     for name, row in rows.items():
+        stem = name.rpartition(".")[0].replace("/", "_")
+        with Image.open(made.out / "pictures" / f"{stem}.png") as picture:
+            assert (picture.height, picture.width) == sizes[name]
+        if isinstance(smoke.method, Embedder):
+            continue
         assert {label for label in row["label"].split(";") if label} <= set(smoke.method.classes)
         chances = (
             [row["probability"]] if "probability" in row else [row[f"p({label})"] for label in smoke.method.classes]
         )
         assert all(0 <= float(chance) <= 1 for chance in chances)
-        stem = name.rpartition(".")[0].replace("/", "_")
-        with Image.open(made.out / "pictures" / f"{stem}.png") as picture:
-            assert (picture.height, picture.width) == sizes[name]
         if smoke.method.native:
             check_mask(made.out / "masks" / f"{stem}.png", row, smoke.method.classes)
     if smoke.method.native:
         content = json.loads((made.out / "coco.json").read_text())
         assert {image["file_name"]: (image["height"], image["width"]) for image in content["images"]} == sizes
         assert [category["name"] for category in content["categories"]] == list(smoke.method.classes)
+
+
+def check_embeddings(path: Path, rows: dict[str, dict[str, str]]) -> None:
+    """A vector a file, and the table names the file whose vector points the same way most."""
+    with safe_open(path, framework="np") as file:
+        names, vectors = json.loads(file.metadata()["files"]), file.get_tensor("embeddings").astype(np.float64)
+    assert set(names) == set(rows) and vectors.shape[0] == len(names)
+    for place, name in enumerate(names):
+        cosines = {
+            other: float(vectors[place] @ vectors[k] / np.linalg.norm(vectors[place]) / np.linalg.norm(vectors[k]))
+            for k, other in enumerate(names)
+            if other != name
+        }
+        assert rows[name]["nearest"] == max(cosines, key=lambda other: cosines[other])
+        assert float(rows[name]["cosine"]) == pytest.approx(max(cosines.values()), abs=1e-5)
 
 
 def check_mask(path: Path, row: dict[str, str], classes: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from partwise.engine.launch import inside_launcher, launch
 from partwise.engine.loop import Interrupted, Job, run_stages
 from partwise.engine.runtime import Runtime, catch_signals, environment, finish, start
 from partwise.engine.tracking import Progress, Tracker, duration
+from partwise.evaluate.embedding import Embedder
 from partwise.measure import METHOD_PICTURES, check_measurable, measure, merge_metrics, store_pictures
 from partwise.methods.base import CaseNamer, DataFacts, Method
 from partwise.methods.recipes import find_recipe, load_recipe, resolve
@@ -281,7 +282,7 @@ def evaluate(
     settings = [f"evaluate.suites=[{', '.join(suites)}]"] if suites else []
     recipe, _ = resolve(trained.recipe, settings=settings)
     source = open_source(on or recipe.data.source)
-    if source.classes != trained.classes:
+    if source.classes != trained.classes and not isinstance(trained.method, Embedder):
         raise UserError(
             f"--on {on or recipe.data.source}: has {len(source.classes)} classes ({', '.join(source.classes[:3])}, ...), "
             f"the run knows {len(trained.classes)} ({', '.join(trained.classes[:3])}, ...)"
@@ -322,21 +323,26 @@ def predict(
 ) -> Predictions:
     """Labels, heatmaps and boxes of pictures and folders of pictures: `OUT/predictions.csv` and a PNG of each.
 
-    Of a method that reads cases (varifocal): a karyogram of each case instead, see predicting_cases.py.
+    Of a method that reads cases (varifocal): a karyogram of each case instead, see predicting_cases.py. Of an encoder
+    (adam_v2): embeddings and nearest neighbours, see predicting_embeddings.py.
     """
     from partwise.predicting import predict_files
     from partwise.predicting_cases import predict_cases
+    from partwise.predicting_embeddings import predict_embeddings
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trained = load_trained(Path(run), device)
     progress = Progress(quiet=quiet)
     try:
-        cases = isinstance(trained.method, CaseNamer)
-        predict_all = predict_cases if cases else predict_files
-        count, faults = predict_all(trained, [Path(path) for path in paths], Path(out), progress)
+        kind, shown = predict_files, Predictions.shown
+        if isinstance(trained.method, CaseNamer):
+            kind, shown = predict_cases, ("karyograms.html", "chromosomes.csv")
+        elif isinstance(trained.method, Embedder):
+            kind, shown = predict_embeddings, ("embeddings.safetensors", "predictions.csv", "pictures")
+        count, faults = kind(trained, [Path(path) for path in paths], Path(out), progress)
     finally:
         progress.close()
-    return Predictions(Path(out), count, faults, *([("karyograms.html", "chromosomes.csv")] if cases else []))
+    return Predictions(Path(out), count, faults, shown)
 
 
 def report(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Path:

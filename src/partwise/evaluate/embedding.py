@@ -74,7 +74,10 @@ class DenseEmbedder(Protocol):
 
 @runtime_checkable
 class PartWhole(Protocol):
-    """Has heads that make embeddings of parts out of that of a whole, and the reverse."""
+    """Has heads that make embeddings of parts out of that of a whole, and the reverse.
+
+    Heads for another number of parts, which `num_parts` says, are not asked.
+    """
 
     def decompose(self, embeddings: Tensor, /) -> Tensor:
         """Of wholes `(B, D)` -> of their 2 x 2 parts in reading order `(B, 4, D)`."""
@@ -172,7 +175,7 @@ class Embedding(Evaluator):
         parts = embed_windows(model.embed, images, self.places.parts.flatten(0, 1), size)
         parts = parts.unflatten(1, (-1, NUM_PARTS))
         rows = {"whole": whole, "mean_of_parts": parts.mean(2)}
-        if isinstance(model, PartWhole):
+        if isinstance(model, PartWhole) and getattr(model, "num_parts", NUM_PARTS) == NUM_PARTS:
             slices = model.decompose(whole.flatten(0, 1)).float()
             composed = model.compose(parts.flatten(0, 1)).float()
             wanted = (len(slices), NUM_PARTS, whole.shape[-1])

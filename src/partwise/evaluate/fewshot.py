@@ -50,7 +50,7 @@ TOGETHER = 16
 class StagedEmbedder(Protocol):
     """Gives the maps of all its stages."""
 
-    def stages(self, images: Tensor, /) -> Sequence[Tensor]:
+    def stage_maps(self, images: Tensor, /) -> Sequence[Tensor]:
         """Pictures `(B, C, H, W)` in [0, 1] -> maps `(B, C_k, h_k, w_k)`, shallow to deep."""
 
 
@@ -115,7 +115,7 @@ class FewShot(Evaluator):
         """Per picture: its stages in half precision, its masks, and the picture itself, small and grey."""
         assert batch.masks is not None
         if isinstance(model, StagedEmbedder):
-            stages = list(model.stages(batch.images))
+            stages = list(model.stage_maps(batch.images))
         else:
             assert isinstance(model, DenseEmbedder)
             stages = [model.dense(batch.images)]

@@ -33,7 +33,7 @@ class TunedSegmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         size = (images.shape[-2], images.shape[-1])
-        return linear_scores(self.encoder.stages(images), list(self.weights), size) + self.bias[:, None, None]
+        return linear_scores(self.encoder.stage_maps(images), list(self.weights), size) + self.bias[:, None, None]
 
 
 def fine_tune(
@@ -52,7 +52,7 @@ def fine_tune(
     """
     own: Any = copy.deepcopy(encoder).eval()
     with torch.no_grad():
-        stages = [maps.float() for maps in own.stages(images)]
+        stages = [maps.float() for maps in own.stage_maps(images)]
     start = fit_decoder(stages, areas.float(), None if counted is None else counted.float())
     network = TunedSegmenter(own, start.weights, start.bias).eval()
     own.requires_grad_(True)

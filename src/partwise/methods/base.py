@@ -18,7 +18,7 @@ from partwise.engine.loop import Job
 from partwise.engine.stages import Products, Stage
 from partwise.models.saved import NetworkSpec
 from partwise.report.case import Case, Read
-from partwise.report.values import Cell, ChromosomePrediction, MaskPrediction, Picture, Prediction
+from partwise.report.values import AnyPrediction, Cell, Picture
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Method(ABC):
         """The stages in order; cheap to make, prepared when their turn comes."""
 
     @abstractmethod
-    def predict(self, images: Tensor) -> Sequence[Prediction | MaskPrediction | ChromosomePrediction]:
+    def predict(self, images: Tensor) -> Sequence[AnyPrediction]:
         """One typed result a picture, from float images `(B, C, S, S)` in [0, 1] in the network's frame, or of any size
         where the method is `native`."""
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from partwise.methods.recipes import RecipeBook
 
 METHODS = {
+    "adam_v2": "partwise.methods.adam_v2.method:AdamMethod",
     "cutmix": "partwise.methods.cutmix.method:CutMixMethod",
     "ppl": "partwise.methods.ppl.method:PplMethod",
     "varifocal": "partwise.methods.varifocal.method:VarifocalMethod",

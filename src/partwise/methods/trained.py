@@ -13,11 +13,13 @@ from torch import Tensor
 
 from partwise.config import Recipe, UserError
 from partwise.engine.stages import Products
+from partwise.evaluate.embedding import DenseEmbedder, Embedder, window_size
+from partwise.evaluate.embedding_places import embed_windows
 from partwise.methods.base import DataFacts, Method
 from partwise.methods.recipes import load_recipe
 from partwise.methods.table import find_method
 from partwise.models.saved import load_networks, save_networks
-from partwise.report.values import ChromosomePrediction, MaskPrediction, Prediction
+from partwise.report.values import AnyPrediction
 from partwise.run import RunFolder
 
 
@@ -38,10 +40,34 @@ class TrainedRun:
     def classes(self) -> tuple[str, ...]:
         return tuple(self.method.classes)
 
-    def predict(self, images: Tensor) -> Sequence[Prediction | MaskPrediction | ChromosomePrediction]:
+    def predict(self, images: Tensor) -> Sequence[AnyPrediction]:
         """One result a picture, from float images `(B, 3, S, S)` in [0, 1] at the recipe's `data.size` (methods that make
         masks take any size)."""
         return self.method.predict(images)
+
+    @torch.inference_mode()
+    def embed(self, images: Tensor, *, windows: Tensor | None = None) -> Tensor:
+        """Embeddings `(B, D)` of float images `(B, C, H, W)` in [0, 1], of any size.
+
+        With `windows` `(n, 4)` for all of them or `(B, n, 4)`, as x1, y1, x2, y2 in shares of the picture's sides (black beyond
+        it), those of windows, `(B, n, D)`. Raises UserError for a run that gives no embeddings.
+        """
+        encoder = self._encoder()
+        if windows is None:
+            return encoder.embed(images)
+        return embed_windows(encoder.embed, images, windows.float(), window_size(encoder, images))
+
+    @torch.inference_mode()
+    def embed_dense(self, images: Tensor) -> Tensor:
+        """One embedding a cell, `(B, D, h, w)`, of float images `(B, C, H, W)` in [0, 1] at their own size."""
+        encoder = self._encoder()
+        assert isinstance(encoder, DenseEmbedder)
+        return encoder.dense(images)
+
+    def _encoder(self) -> Embedder:
+        if not isinstance(self.method, Embedder):
+            raise UserError(f"{self.folder.path}: a run of {self.method.name}, which gives no embeddings; adam_v2 does")
+        return self.method
 
 
 def save_trained(folder: RunFolder, method: Method) -> None:

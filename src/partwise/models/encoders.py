@@ -46,7 +46,7 @@ class Encoder(PictureNetwork):
         maps: Tensor = self.backbone(self.prepare(images))
         return maps
 
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
         """The map of every stage, shallow to deep."""
         return self.backbone.forward_stages(self.prepare(images))
 
@@ -84,7 +84,8 @@ def build_encoder(
 def load_encoder(path: Path, *, network: str = "", input_size: int | None = None) -> Encoder:
     """The encoder inside a network of a file of ours, in evaluation mode: its backbone, behind its own mean and deviation.
 
-    Without `network`, the only one of the file that has a backbone. Raises UserError where there is no such, or several.
+    Without `network`, the one named `encoder`, or the only one of the file that has a backbone. Raises UserError where there
+    is no such, or several.
     """
     held = load_networks(path).networks
     usable = {
@@ -97,6 +98,8 @@ def load_encoder(path: Path, *, network: str = "", input_size: int | None = None
         raise UserError(
             f"{path}: no encoder {network!r}; those with a backbone: {known}{did_you_mean(network, usable)}"
         )
+    if not network and "encoder" in usable:
+        network = "encoder"
     if not network and len(usable) != 1:
         raise UserError(f"{path}: holds {len(usable)} networks with a backbone ({', '.join(usable)}); name one of them")
     chosen = usable[network or next(iter(usable))]

@@ -90,6 +90,16 @@ class DecomposeHead(nn.Module):
         return parts.unflatten(-1, self.shape)
 
 
+class PartHeads(nn.Module):
+    """`compose`: embeddings of parts -> one of their whole; `decompose`: the reverse."""
+
+    @validate_call
+    def __init__(self, *, num_features: Size, num_parts: Parts = 4) -> None:
+        super().__init__()
+        self.compose = ComposeHead(num_features=num_features, num_parts=num_parts)
+        self.decompose = DecomposeHead(num_features=num_features, num_parts=num_parts)
+
+
 class ContrastHead(nn.Module):
     """Embeddings `(B, D)` -> float32 unit vectors `(B, out)`: linear - ReLU - linear, the projector of MoCo-v2."""
 

@@ -35,6 +35,10 @@ BUILDERS: Mapping[str, str] = MappingProxyType(
         "two_heads": "partwise.models.two_heads:build_two_heads",
         "calibration": "partwise.models.calibration:Calibration",
         "flat_classifier": "partwise.models.distillation:build_flat_classifier",
+        "encoder": "partwise.models.encoders:build_encoder",
+        "dino_head": "partwise.models.part_whole_heads:DinoHead",
+        "part_heads": "partwise.models.part_whole_heads:PartHeads",
+        "contrast_head": "partwise.models.part_whole_heads:ContrastHead",
     }
 )
 """What a header may name -> the function, inside partwise.models, that is called with the header's arguments."""

@@ -45,6 +45,14 @@ class ChromosomePrediction:
 
 
 @dataclass(frozen=True)
+class EmbeddingPrediction:
+    """What an encoder makes of one picture: `embedding` float32 `(D,)`, and one for each cell of it, `map` `(h, w, D)`."""
+
+    embedding: NDArray[np.float32]
+    map: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a classifier that locates says of one picture, in the network's frame.
 
@@ -56,3 +64,7 @@ class Prediction:
     probabilities: NDArray[np.float32]
     heatmap: NDArray[np.float32]
     box: tuple[float, float, float, float] | None
+
+
+AnyPrediction = Prediction | MaskPrediction | ChromosomePrediction | EmbeddingPrediction
+"""What `predict` of one method or another gives for a picture."""

@@ -26,7 +26,7 @@ CLASSES = ("Left lung", "heart")
 class Seeing:
     """Two stages, and in the shallow one what the picture shows."""
 
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
         return [torch.cat([images, images[:, :1] * images[:, 1:2]], dim=1), F.avg_pool2d(images, 4)]
 
 
@@ -204,7 +204,7 @@ class Tiny(nn.Module):
             torch.manual_seed(0)
             nn.init.normal_(self.layer.weight, std=0.05)
 
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
         return [self.layer(images).tanh()]
 
 

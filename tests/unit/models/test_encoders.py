@@ -30,7 +30,7 @@ def test_embeddings_are_pooled_maps() -> None:
         assert torch.allclose(encoder.dense(x), expected, atol=1e-3)
         assert torch.allclose(encoder.embed(x), expected.mean((2, 3)), atol=1e-3)
         assert torch.equal(encoder(x), encoder.embed(x))
-        assert [tuple(s.shape[1:]) for s in encoder.stages(x)] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+        assert [tuple(s.shape[1:]) for s in encoder.stage_maps(x)] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
     assert encoder.num_features == 64
 
 
