@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, NonNegativeFloat
 
 from partwise.config import (
     AugmentFields,
@@ -37,11 +37,11 @@ class AdamFields(Section):
     view_size: int = Field(224, ge=16, le=1024, description="side of the large views and of parts, pixels")
     local_size: int = Field(96, ge=8, le=1024, description="side of the eight small views, pixels")
     num_parts: int = Field(4, ge=1, le=64, description="equal parts of an anchor, a square number")
-    localize_epochs: tuple[PositiveFloat, ...] = Field(
+    localize_epochs: tuple[NonNegativeFloat, ...] = Field(
         (200.0, 200.0, 100.0),
         description="first phase, localizability alone: passes at levels 0, 1, 2, ...; none: left out",
     )
-    part_whole_epochs: tuple[PositiveFloat, ...] = Field(
+    part_whole_epochs: tuple[NonNegativeFloat, ...] = Field(
         (10.0, 90.0, 165.0), description="second phase, with parts and wholes: passes at each level; none: left out"
     )
     localize_weight: float = Field(1.0, ge=0, description="weight of localizability in the second phase")

@@ -73,11 +73,11 @@ class AdamMethod(Method):
         """What would fail later is said now."""
         fields = self.fields
         weights = (fields.localize_weight, fields.compose_weight, fields.decompose_weight)
-        if not fields.localize_epochs and not fields.part_whole_epochs:
+        if not any(fields.localize_epochs) and not any(fields.part_whole_epochs):
             raise UserError(
                 "method.localize_epochs and method.part_whole_epochs: both empty; expected passes in one phase"
             )
-        if fields.part_whole_epochs and not any(weights):
+        if any(fields.part_whole_epochs) and not any(weights):
             raise UserError("method.localize_weight, compose_weight and decompose_weight: all 0; expected one above 0")
         if fields.local_size == fields.view_size:
             raise UserError(f"method.local_size = {fields.local_size}: expected another than method.view_size")
@@ -153,9 +153,9 @@ class AdamMethod(Method):
         if not self.is_v2:
             return [LearnContrast(self, data, job, level) for level in fields.contrast_levels]
         stages: list[Stage] = []
-        if fields.localize_epochs:
+        if any(fields.localize_epochs):
             stages.append(LearnLocalizability(self, data, job))
-        if fields.part_whole_epochs:
+        if any(fields.part_whole_epochs):
             stages.append(LearnPartsAndWholes(self, data, job))
         return stages
 

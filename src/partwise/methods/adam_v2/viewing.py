@@ -53,8 +53,8 @@ class LearnViews(TrainStage):
         levels = passes if isinstance(passes, Mapping) else dict(enumerate(passes))
         ends = itertools.accumulate(levels.values())
         self.levels = list(levels)
-        self.ends = [max(1, round(end * self.steps_per_epoch)) for end in ends]
-        self.steps = self.ends[-1]
+        self.ends = [round(end * self.steps_per_epoch) for end in ends]
+        self.steps = max(1, self.ends[-1])
         self.rows = data.share.rows(self.recipe.train.batch_size // self.parts)
         self._blocks: dict[int, Tensor] = {}
 
