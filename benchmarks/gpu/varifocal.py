@@ -61,13 +61,15 @@ SHOWN = {
 def main() -> None:
     options = arguments()
     signal.signal(signal.SIGTERM, interrupt)  # between runs; within one the loop saves first
+    timer = threading.Timer(60 * options.minutes, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
     if options.minutes:
-        timer = threading.Timer(60 * options.minutes, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.daemon = True
         timer.start()
     try:
         for seed in options.seeds:
             for arm in options.arms:
+                if timer.finished.is_set():  # while a run was measured, which goes on to its end
+                    raise Interrupted
                 if not unit_file(options, arm, seed).exists():
                     unit(options, arm, seed)
     except Interrupted:
