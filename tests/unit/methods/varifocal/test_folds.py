@@ -46,7 +46,7 @@ def test_five_folds_of_the_smoke_recipe_leave_each_specimen_out_once(tmp_path: P
     assert all(f"{name}/report.html" in page for name in runs)
 
 
-def test_too_many_folds_are_refused_by_the_first(tmp_path: Path) -> None:
+def test_too_many_folds_are_refused_by_the_first() -> None:
     recipe, _ = resolve("varifocal/smoke", settings=["data.folds=6", "data.fold=0"])
     with pytest.raises(UserError, match=r"data\.folds = 6.*5 pictures or groups"):
         PictureData(open_source(recipe.data.source), recipe.data)
