@@ -5,16 +5,59 @@ Used by tables.py, which writes it between the marks of a page of docs/claims.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 COLUMNS = ("cam_miou", "cam_precision", "cam_recall", "recall_telling", "recall_others")
 """The numbers of maps that a table shows, without their suite."""
 
+CELLS = ("type_top1", "type_f1", "polarity_top1", "case_accuracy", "dispatched_case_accuracy", "optimal_case_accuracy")
+"""The numbers of chromosomes that a table shows, without their suite."""
+TABLE_III: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "both": ("Varifocal-Net", ("0.989", "0.987", "0.992", "0.989", "0.992", "")),
+    "whole": ("G-Net", ("0.978", "0.975", "0.990", "0.978", "0.982", "")),
+    "local": ("L-Net", ("0.984", "0.982", "0.992", "0.984", "0.989", "")),
+    "rival": ("ResNet-101", ("0.969", "0.966", "0.989", "0.969", "0.975", "")),
+}
+"""Arm -> what stands nearest to it in table III of the paper, all cases, with its values in the order of CELLS."""
 
-def maps_block(values: Mapping[str, Any]) -> str:
+
+def maps_block(values: Mapping[str, Any] | None) -> str:
     """The tables of a study of class maps."""
+    if values is None:
+        return "Nothing has been measured yet."
     return "\n\n".join([arms_table(values), endpoints_table(values)])
+
+
+def cells_block(values: Mapping[str, Any] | None) -> str:
+    """The tables of a study of chromosomes: every arm with the paper's row under it, and the endpoints once there are any.
+
+    None: nothing has been measured, and the paper's rows stand alone.
+    """
+    if values is None:
+        return "\n\n".join([cells_table({}), "No arm has been measured yet."])
+    return "\n\n".join([cells_table(values["arms"]), endpoints_table(values)])
+
+
+def cells_table(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for each arm, mean and standard deviation of every number over its seeds; the paper's row follows its arm."""
+    rows = [f"| arm | seeds | {' | '.join(CELLS)} |", f"| --- | --- | {' | '.join('---' for _ in CELLS)} |"]
+    for arm in dict.fromkeys([*arms, *TABLE_III]):
+        if found := arms.get(arm):
+            cells = [spread(over_seeds(found.get(f"karyotype/{name}", []))) for name in CELLS]
+            rows.append(f"| {arm} | {len(found['seeds'])} | {' | '.join(cells)} |")
+        if arm in TABLE_III:
+            name, numbers = TABLE_III[arm]
+            rows.append(f"| *paper: {name}* | | {' | '.join(numbers)} |")
+    return "\n".join(rows)
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, float | None] | None:
+    """Mean and deviation (n - 1) of one number, None where no seed has it."""
+    if not values:
+        return None
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
 def arms_table(values: Mapping[str, Any]) -> str:
@@ -43,7 +86,7 @@ def endpoints_table(values: Mapping[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for group in ("primary", "secondary", "beside"):
-        for name, found in values[group].items():
+        for name, found in values.get(group, {}).items():
             corrected = f"{found['p_holm']:.3f}" if "p_holm" in found else ""
             rows.append(
                 f"| {group} | {name} | {found['mean']:+.4f} | {found['low']:+.4f} to {found['high']:+.4f} | {found['n']} | "

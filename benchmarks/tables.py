@@ -19,14 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claim_tables import maps_block
+from claim_tables import cells_block, maps_block
 from partwise.methods.recipes import find_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "results", "docs/results.md": "../results"}
 """Page -> the way from it to the results."""
-CLAIMS = {"docs/claims/ppl.md": "claims_ppl_creatures"}
-"""Page -> the study that it shows, once there is one."""
+CLAIMS = {
+    "docs/claims/ppl.md": ("claims_ppl_creatures", maps_block),
+    "docs/claims/varifocal.md": ("claims_varifocal_cells", cells_block),
+}
+"""Page -> the study that it shows, and what writes its tables from the study's values, None where there are none yet."""
 MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 CIFAR10 = r"cifar10_resnet20_(?P<arm>[a-z]+)_(?P<epochs>[\d.]+)ep_seed\d+"
@@ -314,7 +317,8 @@ def rendered(page: str, text: str, results: Mapping[str, Mapping[str, Any]]) -> 
 
 def claimed(page: str, text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     """The text of a page of docs/claims with its tables made anew."""
-    block = maps_block(results[CLAIMS[page]]["values"])
+    study, block_of = CLAIMS[page]
+    block = block_of(results[study]["values"] if study in results else None)
     assert MARKED.search(text), f"{page} has no <!-- results --> ... <!-- /results -->"
     return MARKED.sub(lambda match: f"{match[1]}{block}\n{match[2]}", text)
 

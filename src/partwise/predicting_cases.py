@@ -7,6 +7,7 @@ What `OUT` then holds: `karyograms/` (PNG and PDF a case), `karyograms.html` (al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -54,6 +55,8 @@ def predict_cases(
             reads, left_out = read_case(trained, source, indices)
             faults |= left_out
             case, row = method.name_case(name, reads, left_out)
+            specimen = source.records[indices[0]].group
+            case = replace(case, specimen="" if specimen == name else specimen)  # a cell by itself is its own group
             save_karyogram(case, folder)
             cases.append(case)
             rows.append(row)

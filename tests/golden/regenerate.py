@@ -48,6 +48,13 @@ RUNS: dict[str, tuple[str, ...]] = {
     "cutout": ("method.mix=cutout",),
     "resizemix": ("method.mix=resizemix",),
     "accumulated, averaged, clipped": ("train.accumulate=2", "train.ema=0.9", "optim.clip_norm=0.5"),
+    "saliencymix": ("method.mix=saliencymix",),
+    "fmix": ("method.mix=fmix",),
+    "manifold mixup": ("method.mix=manifold", "method.p=1"),
+    "feature cutmix, stage 1": ("method.mix=feature_cutmix", "method.layer=1"),
+    "cutout, then mixup, shakedrop": ("method.mix=mixup", "method.cutout=true", "method.branches=shakedrop"),
+    "gaussian centres, hard labels": ("method.centre=gaussian", "method.label=one_hot"),
+    "fixed boxes, half labels": ("method.box_length=16", "method.label=complete"),
     "yes or no, smoothed": ("method.loss=bce", "method.smoothing=0.1", "method.p_schedule=linear"),
 }
 

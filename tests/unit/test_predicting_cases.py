@@ -65,6 +65,18 @@ def test_every_case_gets_a_karyogram_and_what_is_no_chromosome_is_named(run: Pat
     assert "not a medical device" in page and "blank.png" in page and "<script" not in page
 
 
+def test_cells_of_a_specimen_that_the_table_names_are_counted_together(run: Path, tmp_path: Path) -> None:
+    rows = ["file,type,polarity,case,specimen"]
+    for name, specimen in (("one", "s"), ("two", "s"), ("other", "t")):
+        write_case(tmp_path / "lab" / name, [100, 80])
+        rows += [f"{name}/{number:02}.png,,,{name},{specimen}" for number in range(2)]
+    (tmp_path / "lab" / "labels.csv").write_text("\n".join(rows) + "\n")
+    made = partwise.predict(run, [tmp_path / "lab"], out=tmp_path / "out", quiet=True)
+    page = (made.out / "karyograms.html").read_text(encoding="utf-8")
+    assert made.count == 6 and "<td>one, two</td>" in page and page.count('<th scope="row">s</th>') == 1
+    assert '<th scope="row">t</th>' not in page
+
+
 def test_the_scale_is_the_training_set_s_unless_the_pixels_are_of_another_size(tmp_path: Path) -> None:
     write_case(tmp_path / "cell", [120, 118, 40])
     own = round(122 / 0.5625)

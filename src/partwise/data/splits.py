@@ -65,9 +65,11 @@ def fold_indices(source: Source, folds: int, fold: int, seed: int = 0, *, valida
         val, held = [], val
     pool = sorted(train + val)
     parts = _folds(source.records, pool, folds, seed)
-    if not parts[fold]:
+    if not all(parts):  # said in the first fold already, not after hours in the last
+        units = len(_units(source.records, pool, ""))
         raise UserError(
-            f"fold {fold} of {folds} is empty: {source.name} has too few pictures or groups for {folds} folds"
+            f"data.folds = {folds}: {source.name} has {units} pictures or groups outside its test split; "
+            f"expected at least {folds}, for groups are never cut"
         )
     rest = [i for part in (*parts[:fold], *parts[fold + 1 :]) for i in part]
     if held:

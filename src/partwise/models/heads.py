@@ -15,6 +15,7 @@ from pydantic import Field, validate_call
 from torch import Tensor, nn
 
 from partwise.models.backbones import build_backbone
+from partwise.models.branches import regularise
 from partwise.models.contract import Backbone
 from partwise.models.pictures import PictureNetwork
 
@@ -67,7 +68,13 @@ def build_classifier(
     std: tuple[float, ...],
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     arguments: Mapping[str, Any] | None = None,
+    branches: Mapping[str, Any] | None = None,
 ) -> ImageClassifier:
-    """An ImageClassifier from plain values, as saved.py keeps them; `arguments` are the backbone's."""
+    """An ImageClassifier from plain values, as saved.py keeps them; `arguments` are the backbone's.
+
+    `branches` are those of `branches.regularise`, for a network that was trained with noise on its residual branches.
+    """
     network = build_backbone(backbone, weights=None, **(arguments or {}))
+    if branches:
+        regularise(network, **branches)
     return ImageClassifier(network, num_classes, mean=mean, std=std, dropout=dropout)

@@ -46,12 +46,13 @@ class PyramidBlock(nn.Module):
         self.bn3 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, self.outputs, 1, bias=False)
         self.bn4 = nn.BatchNorm2d(self.outputs)
+        self.drop_path = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv1(self.bn1(x))
         out = self.conv2(F.relu(self.bn2(out), inplace=True))
         out = self.conv3(F.relu(self.bn3(out), inplace=True))
-        out = self.bn4(out)
+        out = self.drop_path(self.bn4(out))
         shortcut = F.avg_pool2d(x, 2, 2, ceil_mode=True) if self.stride == 2 else x
         out += zero_pad_channels(shortcut, self.outputs)
         return out

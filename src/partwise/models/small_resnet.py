@@ -40,11 +40,12 @@ class SmallBlock(nn.Module):
         self.first = _convolve(inputs, width, 3, norm, halving="stride" if halving == "stride" else None)
         self.pool = nn.AvgPool2d(2) if halving == "average" else nn.Identity()
         self.second = _convolve(width, width, 3, norm, halving=None)
+        self.drop_path = nn.Identity()
         same = inputs == width and halving is None
         self.shortcut = nn.Identity() if same else _convolve(inputs, width, 1, norm, halving=halving)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.second(self.pool(F.relu(self.first(x), inplace=True)))
+        out = self.drop_path(self.second(self.pool(F.relu(self.first(x), inplace=True))))
         return F.relu(out + self.shortcut(x), inplace=True)
 
 

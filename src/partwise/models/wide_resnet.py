@@ -25,13 +25,14 @@ class WideBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.drop_path = nn.Identity()
         same = inputs == outputs and stride == 1
         self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x), inplace=True)
         out = F.relu(self.bn2(self.conv1(active)), inplace=True)
-        out = self.conv2(self.dropout(out))
+        out = self.drop_path(self.conv2(self.dropout(out)))
         out += x if self.shortcut is None else self.shortcut(active)
         return out
 

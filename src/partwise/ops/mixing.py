@@ -1,4 +1,4 @@
-"""Mixing pictures: CutMix, Mixup, Cutout and ResizeMix as pure functions. The front door to the `mixing_*` modules.
+"""Mixing pictures as pure functions: CutMix, Mixup, Cutout, ResizeMix, SaliencyMix, FMix. The door to the `mixing_*` modules.
 
 Draw once, apply everywhere:
 
@@ -23,27 +23,34 @@ from partwise.ops.mixing_draws import (
     draw_resizemix,
     scheduled_probability,
 )
-from partwise.ops.mixing_labels import mix_boxes, mix_targets, target_pair
+from partwise.ops.mixing_labels import LabelRule, mix_boxes, mix_targets, target_pair, weighed
 from partwise.ops.mixing_pixels import apply_mix, mix_masks
 from partwise.ops.mixing_rules import Gate, Mix, Mode, PartnerRule
+from partwise.ops.mixing_variants import draw_cutmix_fixed, draw_cutmix_gaussian, draw_fmix, draw_saliencymix
 
 __all__ = [
     "Gate",
+    "LabelRule",
     "Mix",
     "Mode",
     "PartnerRule",
     "apply_mix",
     "cutmix",
     "draw_cutmix",
+    "draw_cutmix_fixed",
+    "draw_cutmix_gaussian",
     "draw_cutmix_paper",
     "draw_cutout",
+    "draw_fmix",
     "draw_mixup",
     "draw_resizemix",
+    "draw_saliencymix",
     "mix_boxes",
     "mix_masks",
     "mix_targets",
     "scheduled_probability",
     "target_pair",
+    "weighed",
 ]
 
 

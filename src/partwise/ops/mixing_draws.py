@@ -90,13 +90,13 @@ def draw_cutmix(
     size = (height, width)
     if mode == "batch" and drawn.device.type == "cpu" and not torch.compiler.is_compiling():
         one_box, one_lam = _one_box(lots, drawn, size, correct_lambda=correct_lambda)
-        return _finished("cutmix", size, one_box, one_lam, lots.partner, mode, device)
-    sides = _sides(height, width, drawn.device)
+        return finished("cutmix", size, one_box, one_lam, lots.partner, mode, device)
+    sides = sides_of(height, width, drawn.device)
     # Halving whole sides and truncating once is the published code's trunc(side * cut) // 2.
     halves = (torch.sqrt(1.0 - drawn) * (0.5 * sides)).floor()
     boxes = boxes_about(lots.uniforms[:2], halves, sides) * lots.active[:, None]
     lam = kept_share(boxes, height, width) if correct_lambda else torch.where(lots.active, drawn, 1.0)
-    return _finished("cutmix", size, boxes, lam, lots.partner, mode, device)
+    return finished("cutmix", size, boxes, lam, lots.partner, mode, device)
 
 
 def draw_cutmix_paper(
@@ -131,7 +131,7 @@ def draw_cutmix_paper(
     row, column = int(numpy_state.randint(height)), int(numpy_state.randint(width))
     boxes, kept = _one_row(clipped_box((column, row), halves, (height, width)), (height, width))
     lam = kept if correct_lambda else torch.tensor([drawn], dtype=torch.float32)
-    return _finished("cutmix", (height, width), boxes, lam, partner, "batch", None)
+    return finished("cutmix", (height, width), boxes, lam, partner, "batch", None)
 
 
 def draw_mixup(
@@ -156,7 +156,7 @@ def draw_mixup(
     drawn = symmetric_beta(alpha, lots.uniforms)
     lam = torch.where(lots.active, drawn, 1.0)
     nowhere = torch.zeros(1, 4, dtype=torch.int64, device=lam.device)
-    return _finished("mixup", (height, width), nowhere, lam, lots.partner, mode, device)
+    return finished("mixup", (height, width), nowhere, lam, lots.partner, mode, device)
 
 
 def draw_cutout(
@@ -180,11 +180,11 @@ def draw_cutout(
     check_frame(batch, height, width)
     check_positive(length, "length")
     lots = draw_lots(batch, 2, p=p, plan=Plan(mode, "flip", gate), generator=generator, device=device)
-    sides = _sides(height, width, lots.uniforms.device)
+    sides = sides_of(height, width, lots.uniforms.device)
     boxes = boxes_about(lots.uniforms, float(length // 2), sides) * lots.active[:, None]
     itself = torch.arange(batch, device=boxes.device)
     whole = torch.ones(1, dtype=torch.float32, device=boxes.device)
-    return _finished("cutout", (height, width), boxes, whole, itself, mode, device, fill=fill)
+    return finished("cutout", (height, width), boxes, whole, itself, mode, device, fill=fill)
 
 
 def draw_resizemix(
@@ -209,11 +209,11 @@ def draw_resizemix(
     if not 0.0 < low <= high <= 1.0:
         raise UserError(f"scale: got {scale}, expected two numbers with 0 < low <= high <= 1")
     lots = draw_lots(batch, 3, p=p, plan=Plan(mode, partner, gate), generator=generator, device=device)
-    sides = _sides(height, width, lots.uniforms.device)
+    sides = sides_of(height, width, lots.uniforms.device)
     patch = ((low + (high - low) * lots.uniforms[2]) * sides).floor().clamp_min(1.0)
     corner = (lots.uniforms[:2] * (sides - patch + 1.0)).floor()
     boxes = torch.cat((corner, corner + patch)).t().to(torch.int64) * lots.active[:, None]
-    return _finished("resizemix", (height, width), boxes, kept_share(boxes, height, width), lots.partner, mode, device)
+    return finished("resizemix", (height, width), boxes, kept_share(boxes, height, width), lots.partner, mode, device)
 
 
 def scheduled_probability(progress: float, *, start: float = 0.0, end: float = 1.0) -> float:
@@ -326,7 +326,8 @@ def check_positive(value: int | float, what: str) -> None:
         raise UserError(f"{what}: got {value}, expected a finite number above 0 (p=0 switches mixing off)")
 
 
-def _sides(height: int, width: int, device: torch.device) -> Tensor:
+def sides_of(height: int, width: int, device: torch.device) -> Tensor:
+    """Width and height as a float32 column `(2, 1)`, in the order of centres and halves."""
     # Built on the host and sent without waiting; `torch.tensor(..., device="cuda")` would wait for the copy.
     return torch.tensor([[float(width)], [float(height)]], dtype=torch.float32).to(device, non_blocking=True)
 
@@ -352,7 +353,7 @@ def _one_row(box: list[int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return torch.tensor([box]), torch.tensor([kept], dtype=torch.float32)
 
 
-def _finished(
+def finished(
     rule: Rule,
     size: tuple[int, int],
     boxes: Tensor,
@@ -362,8 +363,10 @@ def _finished(
     device: torch.device | str | None,
     *,
     fill: tuple[float, ...] = (0.0,),
+    shapes: Tensor | None = None,
 ) -> Mix:
     """The mix on `device`; single rows of boxes and lambda stand for all."""
     batch = partner.shape[0]
-    mix = Mix(rule, size, boxes.expand(batch, 4), partner, lam.expand(batch), shared=mode == "batch", fill=fill)
+    boxes, lam = boxes.expand(batch, 4), lam.expand(batch)
+    mix = Mix(rule, size, boxes, partner, lam, shared=mode == "batch", fill=fill, shapes=shapes)
     return mix if device is None else mix.to(device)

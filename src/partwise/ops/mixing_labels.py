@@ -7,6 +7,8 @@ equals lam * loss(own) + (1 - lam) * loss(partner's) of `target_pair`; use which
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Float32, Shaped
@@ -14,6 +16,22 @@ from torch import Tensor
 
 from partwise.config import UserError
 from partwise.ops.mixing_rules import Mix, check_share
+
+LabelRule = Literal["share", "one_hot", "complete"]
+
+
+def weighed(mix: Mix, rule: LabelRule) -> Mix:
+    """The mix with other weights of the targets, pixels unchanged: the label ablations of CutMix's table 8.
+
+    "share": as it is. "one_hot": the picture that shows more keeps its whole label, on a tie the own one. "complete": half
+    and half, whatever the shares; pictures that were not mixed keep theirs.
+    """
+    if rule == "share":
+        return mix
+    ones = torch.ones_like(mix.lam)
+    if rule == "one_hot":
+        return replace(mix, lam=torch.where(mix.lam >= 0.5, ones, 0.0))
+    return replace(mix, lam=torch.where(mix.lam < 1.0, 0.5, ones))
 
 
 def target_pair(
@@ -70,7 +88,10 @@ def mix_boxes(
     An own box shrinks to the tightest one round what the paste left of it; a pasted box is clipped to the paste
     (ResizeMix: scaled with the picture). Either is dropped where less than `min_visible` of its area can be seen, or
     nothing. Mixup shows both pictures whole and keeps all boxes; Cutout changes no label. Reads the mix on the host.
+    Raises UserError for FMix, whose shapes leave no boxes.
     """
+    if mix.shapes is not None:
+        raise UserError("mix_boxes: FMix pastes shapes, which cut boxes into pieces; use CutMix or ResizeMix")
     check_share(min_visible, "min_visible")
     if not len(boxes) == len(labels) == len(mix):
         raise UserError(f"mix_boxes: got {len(boxes)} box sets, {len(labels)} label sets, a mix of {len(mix)} pictures")

@@ -1,4 +1,4 @@
-"""Applying a drawn `Mix` to pictures and masks: CutMix, Mixup, Cutout, ResizeMix.
+"""Applying a drawn `Mix` to pictures and masks: CutMix, Mixup, Cutout, ResizeMix, FMix.
 
 Two ways lead to the same bits. The vectorised one (a mask of the boxes, a gather of the partners, one `where`) never
 reads a tensor back, so it serves accelerators, `torch.compile` and autograd, and small pictures everywhere. Where the
@@ -43,9 +43,9 @@ def apply_mix(
     if mix.rule == "resizemix":
         mix = mix.to(images.device)
         return _choose(mix, resized_partners(partners, mix).to(images.dtype), images, out)
-    if _box_by_box(images, partners, mix):
+    if mix.shapes is None and _box_by_box(images, partners, mix):
         return _copy_boxes(images, mix, partners, out)
-    if mix.shared and _host_knows(images, partners, mix):
+    if mix.shapes is None and mix.shared and _host_knows(images, partners, mix):
         return _copy_slice(images, mix, partners, out)
     mix = mix.to(images.device)
     return _choose(mix, _rows(partners, mix.partner), images, out)
@@ -65,7 +65,7 @@ def mix_masks(
     partners = masks if source is None else source
     if mix.rule == "cutout":
         return masks.clone()
-    if mix.rule == "cutmix":
+    if mix.rule in ("cutmix", "fmix"):
         return apply_mix(masks[:, None], mix, source=partners[:, None])[:, 0]
     _check(masks[:, None], mix, partners[:, None], None)
     mix = mix.to(masks.device)
@@ -77,7 +77,9 @@ def mix_masks(
 
 
 def inside(mix: Mix) -> Bool[Tensor, "b h w"]:
-    """True where a pixel lies in its picture's box."""
+    """True where a pixel lies in its picture's box, or in its shape where it has one."""
+    if mix.shapes is not None:
+        return mix.shapes
     height, width = mix.size
     rows, columns = torch.arange(height, device=mix.device), torch.arange(width, device=mix.device)
     x1, y1, x2, y2 = mix.boxes[:, :, None].unbind(1)

@@ -1,4 +1,4 @@
-"""What a mix is: the parameters of CutMix, Mixup, Cutout or ResizeMix for one batch, drawn once and applied everywhere.
+"""What a mix is: the parameters of CutMix, Mixup, Cutout, ResizeMix or FMix for one batch, drawn once and applied everywhere.
 
 A `Mix` says which picture each row is mixed with, where and how much. It holds no pixels, so the same one is applied to
 images, targets, masks and detection boxes, stored and replayed. Drawing one is `mixing_draws`, applying it
@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from partwise.config import UserError, nearest
 
-Rule = Literal["cutmix", "mixup", "cutout", "resizemix"]
+Rule = Literal["cutmix", "mixup", "cutout", "resizemix", "fmix"]
 Mode = Literal["sample", "pair", "batch"]
 PartnerRule = Literal["permutation", "derangement", "flip", "roll"]
 Gate = Literal["sample", "batch"]
@@ -31,7 +31,8 @@ class Mix:
     nothing. `partner` is the row of the source (the batch itself, or the gathered global batch) that picture i is mixed
     with. `lam` is the weight of picture i's own target, 1 where the gate left it alone. `shared` says that all rows
     carry one box, so that one slice copies it; `first` is where row 0 stands in the batch that partners point into.
-    `fill` is what Cutout writes, one value or one a channel, in the images' own units.
+    `fill` is what Cutout writes, one value or one a channel, in the images' own units. `shapes` are the pixels that FMix
+    takes from the partner, whose boxes are empty.
     """
 
     rule: Rule
@@ -42,6 +43,7 @@ class Mix:
     shared: bool = False
     first: int = 0
     fill: tuple[float, ...] = (0.0,)
+    shapes: Bool[Tensor, "b h w"] | None = None
 
     def __len__(self) -> int:
         return self.partner.shape[0]
@@ -55,14 +57,16 @@ class Mix:
         """Rows `lo` to `hi` of a mix drawn for the global batch; partners keep pointing into that global batch."""
         lo, hi, _ = slice(lo, hi).indices(len(self))
         boxes, partner, lam = (tensor[lo:hi] for tensor in (self.boxes, self.partner, self.lam))
-        return replace(self, boxes=boxes, partner=partner, lam=lam, first=self.first + lo)
+        shapes = None if self.shapes is None else self.shapes[lo:hi]
+        return replace(self, boxes=boxes, partner=partner, lam=lam, shapes=shapes, first=self.first + lo)
 
     def to(self, device: torch.device | str) -> Mix:
         """The same mix with its tensors on `device`, without waiting for the copies."""
         if self.device == torch.device(device):
             return self
         boxes, partner, lam = (tensor.to(device, non_blocking=True) for tensor in (self.boxes, self.partner, self.lam))
-        return replace(self, boxes=boxes, partner=partner, lam=lam)
+        shapes = None if self.shapes is None else self.shapes.to(device, non_blocking=True)
+        return replace(self, boxes=boxes, partner=partner, lam=lam, shapes=shapes)
 
 
 def check_choice(value: str, choices: Collection[str], what: str) -> None:

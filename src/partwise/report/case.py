@@ -61,13 +61,17 @@ class Read:
 
 @dataclass(frozen=True)
 class Case:
-    """One cell: its chromosomes, `warnings` for people, `iscn` drafted from counts, `left_out` files with the reasons."""
+    """One cell: its chromosomes, `warnings` for people, `iscn` drafted from counts, `left_out` files with the reasons.
+
+    `specimen` is whose cell it is, empty where that is not known.
+    """
 
     name: str
     chromosomes: tuple[Chromosome, ...]
     warnings: tuple[str, ...]
     iscn: str
     left_out: tuple[tuple[str, str], ...] = ()
+    specimen: str = ""
 
     @property
     def num_doubtful(self) -> int:

@@ -90,9 +90,13 @@ def curves(
     x: str,
     y: str,
     title: str,
+    marks: Mapping[str, float] | None = None,
     size: tuple[float, float] = (6.2, 3.5),
 ) -> NDArray[np.uint8]:
-    """Lines over a common axis, one colour each; points that are not finite leave a gap, a single point is a dot."""
+    """Lines over a common axis, one colour each; points that are not finite leave a gap, a single point is a dot.
+
+    `marks` are named places on the axis.
+    """
     figure = _figure(*size)
     axes = figure.add_subplot()
     _dress(axes, x=x, y=y, title=title)
@@ -105,9 +109,25 @@ def curves(
             marker="o" if few else "", markersize=3.2, label=_plain(_short(name, 40)), solid_capstyle="round",
         )  # fmt: skip
     axes.margins(x=0.02, y=0.08)
+    _mark(axes, marks or {})
     if len(series) > 1:
         _legend(axes, len(series))
     return _pixels(figure)
+
+
+def _mark(axes: Axes, marks: Mapping[str, float]) -> None:
+    """Named lines across the axes; a name that the next one would run into is left out."""
+    low, high = axes.get_xlim()
+    places = [*marks.values(), high]
+    for (name, place), following in zip(marks.items(), places[1:], strict=True):
+        axes.axvline(place, color=LINES, linewidth=1.4, zorder=0.5)
+        words = _plain(_short(name, 16))
+        if following - place > 0.016 * len(words) * (high - low):
+            axes.annotate(
+                words, (place, 1), xycoords=("data", "axes fraction"), xytext=(3, -1), textcoords="offset points",
+                fontsize=7.5, color=FAINT, fontfamily=FACE, va="bottom",
+            )  # fmt: skip
+    axes.set_xlim(low, high)
 
 
 def _legend(axes: Axes, entries: int) -> None:

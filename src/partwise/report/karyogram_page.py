@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from partwise.ops.iscn import mosaic_text
 from partwise.report.case import NO_DEVICE, Case, Chromosome, percent
 from partwise.report.karyogram import draw_karyogram, file_stem
 from partwise.report.reading import data_address
@@ -65,6 +66,8 @@ def write_cases_page(cases: Sequence[Case], target: Path, *, title: str = "Karyo
 def cases_page(cases: Sequence[Case], *, title: str = "Karyograms", folder: str = "") -> str:
     """One HTML page of all cases, the most doubtful first: karyograms inside, no script, nothing from a network.
 
+    Cells of one specimen are counted together in a line of their own.
+
     `folder` is where `save_karyogram` has put their files, seen from the page; the page links to them there.
     """
     ordered = most_doubtful_first(cases)
@@ -76,6 +79,7 @@ def cases_page(cases: Sequence[Case], *, title: str = "Karyograms", folder: str 
             "cards": _cards(cases),
             "draft": DRAFTS,
             "no_device": NO_DEVICE,
+            "specimens": _specimens(cases),
             "cases": [_shown(case, number, folder) for number, case in enumerate(ordered)],
         },
     )
@@ -98,6 +102,19 @@ def _cards(cases: Sequence[Case]) -> list[dict[str, str]]:
         ("Left out", left_out, "files that could not be used"),
     )
     return [{"name": name, "value": f"{value:,}", "note": note} for name, value, note in rows]
+
+
+def _specimens(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Of every specimen with several cells: which they are, and the line of them all."""
+    cells: dict[str, list[Case]] = {}
+    for case in cases:
+        if case.specimen and case.chromosomes:
+            cells.setdefault(case.specimen, []).append(case)
+    return [
+        {"name": name, "cells": [case.name for case in own], "iscn": mosaic_text(case.iscn for case in own)}
+        for name, own in cells.items()
+        if len(own) > 1
+    ]
 
 
 def _shown(case: Case, number: int, folder: str) -> dict[str, Any]:

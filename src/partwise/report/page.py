@@ -188,5 +188,6 @@ def draw_curves(run: RunFacts) -> list[Drawn]:
     found = []
     for chart in trajectory.charts(run.lines):
         lines = {name: trajectory.thin(*line) for name, line in chart.lines.items()}
-        found.append(drawn(chart.title, curves(lines, x="step", y=chart.y, title=chart.title)))
+        shown = curves(lines, x="step", y=chart.y, title=chart.title, marks=chart.marks)
+        found.append(drawn(chart.title, shown))
     return found

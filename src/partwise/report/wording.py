@@ -23,6 +23,24 @@ MEANINGS: dict[str, str] = {
     "segmentation/cam_precision": "share of the pixels that thresholded maps give a class which have it, mean of classes",
     "segmentation/cam_recall": "share of a class's pixels that thresholded maps find, mean of classes",
     "segmentation/pseudo_miou": "mean intersection over union of the training pictures' pseudo masks",
+    "karyotype/type_top1": "share of chromosomes whose most probable type is the right one",
+    "karyotype/type_f1": "F1 of the types, mean over those that are there or were named",
+    "karyotype/polarity_top1": "share of chromosomes of which it is said rightly which way up they stand",
+    "karyotype/polarity_recall_0": "share of chromosomes with the long arm up that are found so",
+    "karyotype/polarity_recall_1": "share of chromosomes with the long arm down that are found so",
+    "karyotype/case_accuracy": "share of a cell's chromosomes that are named right, mean of cells",
+    "karyotype/dispatched_case_accuracy": "share of a cell's chromosomes right after the paper's dispatch, mean of cells",
+    "karyotype/optimal_case_accuracy": "share of a cell's chromosomes right after the optimal dispatch, mean of cells",
+    "karyotype/complete_case_share": "share of cells without an error",
+    "karyotype/dispatched_complete_case_share": "share of cells without an error after the paper's dispatch",
+    "karyotype/optimal_complete_case_share": "share of cells without an error after the optimal dispatch",
+    "karyotype/undispatched_trisomy_kept": "share of true extra chromosomes that are named as such",
+    "karyotype/trisomy_kept": "share of true extra chromosomes still there after the paper's dispatch",
+    "karyotype/optimal_trisomy_kept": "share of true extra chromosomes still there after the optimal dispatch",
+    "karyotype/warning_rate_healthy": "share of healthy cells warned of after the paper's dispatch (lower is better)",
+    "karyotype/optimal_warning_rate_healthy": "share of healthy cells warned of after the optimal dispatch (lower is better)",
+    "karyotype/warning_sensitivity": "share of true gains and losses warned of after the paper's dispatch",
+    "karyotype/optimal_warning_sensitivity": "share of true gains and losses warned of after the optimal dispatch",
     "embedding/knn_top1": "share of pictures whose class 20 nearest neighbours vote for",
     "embedding/linear_top1": "share of pictures whose class a linear layer on the embeddings names",
     "embedding/knn_auc": "area under the ROC curve of the neighbours' vote, mean of labels",
@@ -68,9 +86,14 @@ MEANINGS: dict[str, str] = {
         for shots in (3, 6, 12, 24)
     },
 }
-LOWER_IS_BETTER = frozenset({"nll", "ece", "mce", "fpr95", "loss", "unequalness"}) | {
-    f"{kind}_error" for kind in ("correspondence", "position", "view")
-}
+LOWER_IS_BETTER = (
+    frozenset({"nll", "ece", "mce", "fpr95", "loss", "unequalness"})
+    | {
+        "warning_rate_healthy",
+        "optimal_warning_rate_healthy",
+    }
+    | {f"{kind}_error" for kind in ("correspondence", "position", "view")}
+)
 # What a reader looks for first, where a run has it.
 HEADLINES = (
     "classification/top1",
@@ -81,12 +104,27 @@ HEADLINES = (
     "localization/pxap",
     "segmentation/pseudo_miou",
     "segmentation/cam_miou",
+    "karyotype/type_top1",
+    "karyotype/polarity_top1",
+    "karyotype/optimal_case_accuracy",
+    "karyotype/optimal_complete_case_share",
+    "karyotype/optimal_warning_rate_healthy",
     "embedding/compose_margin",
     "embedding/correspondence_error",
     "embedding/fewshot_dice_3",
     "embedding/knn_top1",
     "classification/ece",
 )
+# Of a suite with many numbers, those whose course over training is drawn.
+DRAWN = {
+    "karyotype": (
+        "type_top1",
+        "polarity_top1",
+        "dispatched_case_accuracy",
+        "optimal_case_accuracy",
+        "optimal_complete_case_share",
+    ),
+}
 
 
 def meaning(metric: str) -> str:

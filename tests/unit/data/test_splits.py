@@ -217,5 +217,5 @@ def test_impossible_folds() -> None:
     for folds, fold in ((1, 0), (3, 3), (3, -1)):
         with pytest.raises(UserError, match="expected at least 2 folds"):
             fold_indices(source, folds, fold)
-    with pytest.raises(UserError, match="too few"):
+    with pytest.raises(UserError, match="1 pictures or groups"):
         fold_indices(Listed([replace(record, group="one") for record in listed(4)]), 2, 1)

@@ -23,6 +23,13 @@ def test_curves_draw_each_series_in_its_own_colour_on_white() -> None:
     )
 
 
+def test_marks_are_drawn_and_move_no_line() -> None:
+    series = {"a": (np.arange(50), np.arange(50))}
+    plain = charts.curves(series, x="step", y="loss", title="")
+    marked = charts.curves(series, x="step", y="loss", title="", marks={"first": 0, "second": 30, "third": 31})
+    assert plain.shape == marked.shape and (plain != marked).any()
+
+
 def test_curves_leave_gaps_where_numbers_are_missing() -> None:
     steps = np.arange(60)
     values = np.ones(60)

@@ -1,6 +1,7 @@
 import base64
 import csv
 import io
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -120,6 +121,18 @@ def test_the_page_says_everything_and_needs_nothing(tmp_path: Path) -> None:
         assert not any(" " in link or ":" in link for link in links)
     anchors = [link[1:] for link in reader.every("a", "href") if link.startswith("#")]
     assert set(anchors) <= set(reader.every("section", "id")) | set(reader.every("h2", "id"))
+
+
+def test_cells_of_one_specimen_are_counted_together() -> None:
+    def cell(name: str, iscn: str, specimen: str) -> Case:
+        return replace(case(name), iscn=iscn, specimen=specimen)
+
+    cells = [cell("7.1", "46,XX", "7"), cell("8.1", "45,X", "8"), cell("7.2", "47,XX,+21", "7"), case("alone")]
+    page = cases_page([*cells, Case("7.3", (), (), "0,?", specimen="7")])
+    text = " ".join(" ".join(Reader(page).text).split())
+    assert "7 7.1, 7.2 mos 47,XX,+21[1]/46,XX[1]" in text and "45,X[1]" not in text
+    assert 'href="#specimens"' in page and 'id="specimens"' in page
+    assert "specimens" not in cases_page([cell("8.1", "45,X", "8"), case("alone")])
 
 
 def test_names_are_text_and_never_markup() -> None:

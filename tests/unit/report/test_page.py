@@ -70,7 +70,7 @@ def test_one_run_is_one_self_contained_page(make_run: MakeRun) -> None:
 
 def test_what_was_logged_is_drawn(make_run: MakeRun) -> None:
     html = write_page([make_run(logged=True, pictures=0)]).read_text()
-    titles = ["Loss, train", "Classification, val", "Classification nll, val", "Learning rate, train"]
+    titles = ["Loss, train", "Classification, val", "Classification nll, val", "Learning rate"]
     assert [title for title in titles if f'alt="{title}"' in html] == titles and html.count("<img") == 4
 
 

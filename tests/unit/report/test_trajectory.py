@@ -10,21 +10,37 @@ def step(number: int, **values: object) -> dict:
     return {"kind": "step", "stage": "train", "step": number, **values}
 
 
-def test_losses_share_a_chart_and_rates_have_their_own() -> None:
-    lines = [step(n, epoch=n / 2, loss=1.0, loss_aux=2.0, lr=0.1, images_per_second=9.5) for n in range(3)]
-    found = trajectory.charts(lines)
-    assert [chart.title for chart in found] == ["Loss, train", "Learning rate, train", "Images per second, train"]
-    assert found[0].lines == {"loss": ([0, 1, 2], [1, 1, 1]), "loss_aux": ([0, 1, 2], [2, 2, 2])}
-
-
-def test_stages_and_splits_stay_apart_and_measures_that_fall_stand_alone() -> None:
-    metrics = {"classification/top1": 0.5, "classification/top5": 0.9, "classification/nll": 2.5}
-    lines = [
-        {"kind": "evaluation", "stage": stage, "step": 5, "split": split, "metrics": metrics}
-        for stage, split in (("teacher", "val"), ("student", "val"))
+def test_a_loss_shares_a_chart_with_its_parts_and_other_numbers_have_their_own() -> None:
+    values = {"epoch": 0.5, "loss": 1.0, "type": 0.7, "polarity": 0.3, "top1": 0.3, "lr": 0.1, "images_per_second": 9.5}
+    found = trajectory.charts([step(n, **values) for n in range(3)])
+    assert [(chart.title, list(chart.lines)) for chart in found] == [
+        ("Loss, train", ["loss", "type", "polarity"]),
+        ("Top1, train", ["top1"]),
+        ("Learning rate", ["lr"]),
     ]
-    titles = [(chart.title, list(chart.lines)) for chart in trajectory.charts(lines)]
-    assert titles == [("Classification, val", ["top1", "top5"]), ("Classification nll, val", ["nll"])] * 2
+    assert found[0].lines["type"] == ([0, 1, 2], [0.7, 0.7, 0.7])
+    alone = trajectory.charts([step(n, loss=1.0, cross_entropy=1.0, loss_ema=2.0) for n in range(3)])
+    assert [(chart.title, list(chart.lines)) for chart in alone] == [("Loss, train", ["loss", "loss_ema"])]
+
+
+def test_stages_share_an_axis_and_measures_that_fall_stand_alone() -> None:
+    metrics = {"classification/top1": 0.5, "classification/top5": 0.9, "classification/nll": 2.5}
+    lines: list[dict] = []
+    for stage in ("teacher", "student"):
+        lines.append({"kind": "step", "stage": stage, "step": 4, "lr": 0.1, "lr_head": 0.2})
+        lines.append({"kind": "evaluation", "stage": stage, "step": 5, "split": "val", "metrics": metrics})
+    shares, nll, rates = trajectory.charts(lines)
+    assert (shares.title, nll.title, rates.title) == ("Classification, val", "Classification nll, val", "Learning rate")
+    assert shares.lines == {"top1": ([5, 10], [0.5, 0.5]), "top5": ([5, 10], [0.9, 0.9])} and list(nll.lines) == ["nll"]
+    assert shares.marks == rates.marks == {"teacher": 0, "student": 5}
+    assert rates.lines["student head"] == ([9], [0.2]) and next(iter(rates.lines)) == "teacher"
+
+
+def test_of_a_suite_with_many_numbers_the_telling_ones_are_drawn() -> None:
+    metrics = {f"karyotype/{group}type_top1": 0.5 for group in ("", "healthy/", "aneuploid/")}
+    metrics |= {"karyotype/warning_rate_healthy": 0.1, "karyotype/polarity_top1": 0.9}
+    line = {"kind": "evaluation", "stage": "whole", "step": 5, "split": "val", "metrics": metrics}
+    assert [list(chart.lines) for chart in trajectory.charts([line])] == [["type_top1", "polarity_top1"]]
 
 
 def test_lines_that_are_odd_are_passed_over() -> None:
@@ -40,9 +56,9 @@ def test_lines_that_are_odd_are_passed_over() -> None:
     assert trajectory.charts([*odd, evaluation, {"kind": "note", "step": 1, "loss": 2.0}]) == []
 
 
-def test_many_lines_are_split_over_charts() -> None:
+def test_a_chart_has_at_most_seven_lines() -> None:
     found = trajectory.charts([step(0, **{f"loss_{n}": 1.0 for n in range(10)})])
-    assert [len(chart.lines) for chart in found] == [7, 3]
+    assert [len(chart.lines) for chart in found] == [7]
 
 
 @given(st.lists(st.floats(-1e3, 1e3), max_size=80), st.integers(1, 30))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -22,12 +22,19 @@ from partwise.methods.recipes import RecipeBook
 
 CIFAR_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
+BRANCH_RATES = {"stochastic_depth": 0.25, "dropblock": 0.1, "shakedrop": 0.5}
+"""Section 4.1 of the paper, and of ShakeDrop's."""
 
 
 class CutMixFields(Section):
     """How the pictures of a batch are mixed with one another."""
 
-    mix: Literal["none", "cutmix", "mixup", "cutout", "resizemix"] = Field("cutmix", description="the rule")
+    mix: Literal[
+        "none", "cutmix", "mixup", "cutout", "resizemix", "saliencymix", "fmix", "manifold", "feature_cutmix"
+    ] = Field(
+        "cutmix",
+        description="the rule; manifold (Mixup) and feature_cutmix mix the maps inside the network",
+    )
     p: float = Field(
         0.5,
         ge=0,
@@ -55,11 +62,52 @@ class CutMixFields(Section):
     p_schedule: Literal["constant", "linear"] = Field(
         "constant", description="linear: p rises from 0 over the training (table 8, Scheduled)"
     )
+    centre: Literal["uniform", "gaussian"] = Field(
+        "uniform", description="where CutMix's box lies; gaussian: about the middle (table 8, Center Gaussian)"
+    )
+    centre_std: float = Field(
+        0.25, gt=0, description="standard deviation of gaussian centres in picture sides; the paper does not state it"
+    )
+    box_length: int = Field(
+        0, ge=0, description="side of CutMix's box, pixels (table 8, Fixed-size: 16); 0: by the share that is drawn"
+    )
+    label: Literal["share", "one_hot", "complete"] = Field(
+        "share",
+        description="one_hot: the label of the picture that shows more; complete: half and half (both table 8)",
+    )
+    layer: int | None = Field(
+        None,
+        ge=0,
+        description="where manifold and feature_cutmix mix: 0 the picture, 1 behind the first stage, ...; None: drawn for "
+        "each batch from 0, 1 and 2",
+    )
+    cutout: bool = Field(False, description="Cutout on every picture before it is mixed (Cutout + Mixup)")
+    branches: Literal["none", "stochastic_depth", "dropblock", "shakedrop"] = Field(
+        "none", description="noise on the residual branches while training"
+    )
+    branch_rate: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="how much of it; None: the paper's, 0.25 for stochastic_depth, 0.1 for dropblock, 0.5 for shakedrop",
+    )
+    branch_ramp: Literal["linear", "constant"] = Field(
+        "linear",
+        description="linear: the rate rises from block to block up to `branch_rate`; the paper does not say",
+    )
+    branch_block: int = Field(4, ge=1, description="side of DropBlock's squares, cells")
     smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing, before mixing")
     loss: Literal["ce", "bce"] = Field(
         "ce", description="softmax cross entropy, or a yes or no for each class (multi-label sources need it)"
     )
     cutout_length: int = Field(16, ge=1, description="side of Cutout's hole, pixels")
+
+    def branch_arguments(self) -> dict[str, Any]:
+        """What `models.branches.regularise` takes; empty for none."""
+        if self.branches == "none":
+            return {}
+        rate = BRANCH_RATES[self.branches] if self.branch_rate is None else self.branch_rate
+        return {"kind": self.branches, "rate": rate, "ramp": self.branch_ramp, "size": self.branch_block}
 
 
 class CutMixRecipe(Recipe):

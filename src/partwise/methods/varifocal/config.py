@@ -138,7 +138,7 @@ def smoke() -> VarifocalRecipe:
     """
     return VarifocalRecipe(
         recipe="varifocal/smoke",
-        data=DataFields(source="karyotypes:?size=64&train=2&val=1&test=1", size=64, augment=UPRIGHT),
+        data=DataFields(source="karyotypes:?size=64&train=7&val=1&test=1", size=64, augment=UPRIGHT),
         optim=OptimFields(name="adamw", lr=1e-3, schedule="one_cycle", weight_decay=0.01),
         train=TrainFields(epochs=1, batch_size=23, log_every=1, checkpoint_seconds=1),
         evaluate=EVALUATE,
