@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "cutmix": "partwise.methods.cutmix.method:CutMixMethod",
+    "fyi": "partwise.methods.fyi.method:FyiMethod",
     "ppl": "partwise.methods.ppl.method:PplMethod",
     "varifocal": "partwise.methods.varifocal.method:VarifocalMethod",
 }

@@ -35,6 +35,7 @@ BUILDERS: Mapping[str, str] = MappingProxyType(
         "two_heads": "partwise.models.two_heads:build_two_heads",
         "calibration": "partwise.models.calibration:Calibration",
         "flat_classifier": "partwise.models.distillation:build_flat_classifier",
+        "synthetic_set": "partwise.models.synthetic_set:SyntheticSet",
     }
 )
 """What a header may name -> the function, inside partwise.models, that is called with the header's arguments."""
