@@ -35,7 +35,7 @@ FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
 FIELD = re.compile(r"((?:data|model|optim|train|evaluate|method)\.[a-z_0-9.]+)(?:=(\S+))?")
 FILE_NAMES = (".md", ".py", ".csv", ".html", ".safetensors")
-METRIC = re.compile(rf"(?:{'|'.join(SUITES)})(?:/[a-z_0-9]+)+")
+METRIC = re.compile(rf"(?:{'|'.join(SUITES)})(?:/[a-z_0-9-]+)+")
 
 
 def read(name: str) -> str:

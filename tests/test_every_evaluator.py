@@ -16,10 +16,12 @@ from torch import Tensor
 
 from partwise.data.sample import Batch
 from partwise.evaluate.base import SUITES, Evaluation, Evaluator, find_evaluator
+from partwise.evaluate.distilled import Distilled, Exhibit
 from partwise.evaluate.embedding import Embedding
 from partwise.evaluate.fewshot import SHOTS, FewShot
 from partwise.evaluate.karyotype import GROUPS, OF_CELLS, OF_DISPATCH, OF_PICTURES, coin
 from partwise.evaluate.runner import run_suite
+from partwise.evaluate.trials import TrialFields
 from partwise.ops.iscn import TYPES
 
 CLASSES = tuple("abcdefg")
@@ -39,10 +41,11 @@ DEFINED = {
     },
     "embedding": set(Embedding.metrics),
     "fewshot": set(FewShot.metrics),
+    "distilled": set(Distilled.metrics),
 }
 OPEN = {"fewshot": {f"fewshot_dice_{organ}_{shots}" for organ in CLASSES for shots in SHOTS}}
 """Names that depend on the classes."""
-UNBOUNDED = {"classification/nll", "embedding/effective_rank"}
+UNBOUNDED = {"classification/nll", "embedding/effective_rank", "distilled/unequalness"}
 SIGNED = ("_cosine", "_control", "_random", "_margin", "_silhouette")
 ALWAYS_THERE = {
     "classification": {"top1", "top5", "nll", "ece"},
@@ -52,8 +55,9 @@ ALWAYS_THERE = {
     "karyotype": set(OF_PICTURES),
     "embedding": {"knn_top1", "linear_top1", "compose_cosine"},
     "fewshot": {"fewshot_dice_3", "fewshot_dice_6", "fewshot_dice_12"},
+    "distilled": {f"fyi-{cell}/convnet_top1{end}" for cell in ("flip", "noflip") for end in ("", "_std")},
 }
-SMALLER_IS_BETTER = {"nll", "ece"}
+SMALLER_IS_BETTER = {"nll", "ece", "fyi-flip/convnet_top1_std", "fyi-noflip/convnet_top1_std"}
 TRUTH: dict[str, Tensor] = {}
 """The masks of every scene by name: pseudo masks are asked for by name alone."""
 
@@ -69,7 +73,7 @@ def classes_of(suite: str) -> tuple[str, ...]:
 
 def scene(suite: str, seed: int) -> Batch:
     """What a suite measures."""
-    kinds = {"karyotype": chromosomes, "fewshot": bodies}
+    kinds = {"karyotype": chromosomes, "fewshot": bodies, "distilled": colours}
     return kinds.get(suite, pictures)(seed)
 
 
@@ -86,6 +90,33 @@ def bodies(seed: int, count: int = COUNT) -> Batch:
     masks[:, -1] = 255
     index = torch.arange(count) * 3 + 5 + 1000 * seed
     return Batch([f"{seed}/{i}" for i in index.tolist()], index, images, None, masks)
+
+
+PALETTE = torch.tensor([[k >> bit & 1 for bit in range(3)] for k in range(len(CLASSES))]).float()
+"""A colour a class."""
+
+
+def colours(seed: int, count: int = COUNT) -> Batch:
+    """Pictures of one colour each, which names the class, and a little noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % len(CLASSES)
+    images = 0.9 * PALETTE[labels][:, :, None, None] + 0.1 * torch.rand(count, 3, SIDE, SIDE, generator=generator)
+    index = torch.arange(count) * 3 + 5 + 1000 * seed
+    return Batch([f"{seed}/{i}" for i in index.tolist()], index, images, labels)
+
+
+def exhibit(images: Tensor, labels: Tensor, *, controls: bool) -> Exhibit:
+    """A set that a network without norm learns in no time."""
+    fields = TrialFields(
+        networks=2,
+        epochs=60,
+        batch_size=7,
+        strategy="none",
+        whole_epochs=30,
+        controls=("random", "whole") if controls else (),
+    )
+    arguments = {"depth": 1, "width": 8, "norm": "none", "pooling": "none"}
+    return Exhibit(images, labels, 1, "fyi", "convnet", arguments, 0.01, fields, 0)
 
 
 def chromosomes(seed: int, count: int = COUNT) -> Batch:
@@ -146,6 +177,13 @@ class Perfect:
     def embed(self, images: Tensor) -> Tensor:
         return self.logits(images[:, :, SIDE // 2 :, SIDE // 2 :])
 
+    def exhibit(self) -> Exhibit:
+        labels = torch.arange(len(CLASSES))
+        return exhibit(PALETTE[:, :, None, None].expand(-1, -1, SIDE, SIDE), labels, controls=True)
+
+    def seen(self, images: Tensor) -> Tensor:
+        return images
+
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         value = (images[:, :1] * 10).round()
         return [(value == torch.arange(1, len(CLASSES) + 1)[:, None, None]).float()]
@@ -177,6 +215,9 @@ class Constant(Perfect):
     def embed(self, images: Tensor) -> Tensor:
         return torch.ones(len(images), 5)
 
+    def exhibit(self) -> Exhibit:
+        return exhibit(torch.ones(7, 3, SIDE, SIDE), torch.zeros(7, dtype=torch.int64), controls=False)
+
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         return [torch.ones(len(images), 2, 4, 4)]
 
@@ -204,6 +245,10 @@ class Noise(Perfect):
 
     def embed(self, images: Tensor) -> Tensor:
         return images[:, :, 3::5, 3::5].flatten(1) - 0.3
+
+    def exhibit(self) -> Exhibit:
+        noise = torch.rand(7, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
+        return exhibit(noise, torch.arange(7), controls=True)
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         return [images[:, 2:] - 0.5, images[:, 2:, ::4, ::4]]
@@ -342,6 +387,14 @@ def trivial_fewshot(batch: Batch) -> dict[str, float]:
     return {f"fewshot_dice_{organ}{n}": 0.0 for organ in ("", *(f"{c}_" for c in CLASSES)) for n in SHOTS[:3]}
 
 
+def trivial_distilled(batch: Batch) -> dict[str, float]:
+    """A set of one class teaches to name that one; its pictures are flat."""
+    assert batch.targets is not None
+    first = (batch.targets == 0).double().mean().item()
+    cells = {f"fyi-{cell}/convnet_top1": first for cell in ("flip", "noflip")}
+    return cells | {f"{name}_std": 0.0 for name in cells} | {"unequalness": 0.0}
+
+
 KNOWN: dict[str, Callable[[Batch], dict[str, float]]] = {
     "classification": trivial_classification,
     "localization": trivial_localization,
@@ -350,6 +403,7 @@ KNOWN: dict[str, Callable[[Batch], dict[str, float]]] = {
     "karyotype": trivial_karyotype,
     "embedding": trivial_embedding,
     "fewshot": trivial_fewshot,
+    "distilled": trivial_distilled,
 }
 
 

@@ -43,7 +43,7 @@ RECIPES = [(method, name) for method, book in all_books().items() for name in bo
 SETTINGS = ("data.train_limit=32", "train.epochs=2", "train.batch_size=16", "train.threads=1", "train.log_every=1")
 FACTS = {name: DataFacts.of(open_source(find_recipe(f"{name}/smoke")[0].data.source)) for name in known_methods()}
 """What the networks of a method may be built for."""
-METRIC = re.compile(r"[a-z_]+(@[a-z0-9_]+)?(/[a-z0-9_@]+)+")
+METRIC = re.compile(r"[a-z_]+(@[a-z0-9_]+)?(/[a-z0-9_@-]+)+")
 
 
 # -- recipes and papers --------------------------------------------------------------------------------------------------

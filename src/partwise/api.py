@@ -158,6 +158,7 @@ def _train_and_measure(
         method.to(runtime.device)
         check_measurable(method, recipe)
         pictures.prepare()
+        method.check(pictures)
         if runtime.leads:
             _claim(recipe, folder, fresh=fresh)
             _note_environment(folder, runtime, source)

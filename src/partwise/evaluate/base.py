@@ -146,6 +146,7 @@ SUITES: Mapping[str, str] = {
     "karyotype": "partwise.evaluate.karyotype:Karyotype",
     "embedding": "partwise.evaluate.embedding:Embedding",
     "fewshot": "partwise.evaluate.fewshot:FewShot",
+    "distilled": "partwise.evaluate.distilled:Distilled",
 }
 
 

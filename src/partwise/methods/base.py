@@ -85,6 +85,10 @@ class Method(ABC):
         """One typed result a picture, from float images `(B, C, S, S)` in [0, 1] in the network's frame, or of any size
         where the method is `native`."""
 
+    def check(self, data: PictureData) -> None:
+        """Raise UserError for data that the stages cannot work with, before the run begins; nothing, unless overridden."""
+        return
+
     def pictures(self, data: PictureData) -> list[Picture]:
         """What the report shows of a finished training beside its measurements: nothing, unless a method says so."""
         return []

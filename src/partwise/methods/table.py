@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 METHODS = {
     "adam_v2": "partwise.methods.adam_v2.method:AdamMethod",
     "cutmix": "partwise.methods.cutmix.method:CutMixMethod",
+    "fyi": "partwise.methods.fyi.method:FyiMethod",
     "ppl": "partwise.methods.ppl.method:PplMethod",
     "varifocal": "partwise.methods.varifocal.method:VarifocalMethod",
 }

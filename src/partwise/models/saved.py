@@ -39,6 +39,7 @@ BUILDERS: Mapping[str, str] = MappingProxyType(
         "dino_head": "partwise.models.part_whole_heads:DinoHead",
         "part_heads": "partwise.models.part_whole_heads:PartHeads",
         "contrast_head": "partwise.models.part_whole_heads:ContrastHead",
+        "synthetic_set": "partwise.models.synthetic_set:SyntheticSet",
     }
 )
 """What a header may name -> the function, inside partwise.models, that is called with the header's arguments."""

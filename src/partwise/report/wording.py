@@ -82,6 +82,20 @@ MEANINGS: dict[str, str] = {
     "embedding/anomaly_auroc": "how well the farthest cell tells findings from normal pictures",
     "embedding/anomaly_top_auroc": "how well the farthest 1 % of cells tell findings from normal pictures",
     **{
+        f"distilled/{network}_top1": f"share of pictures that networks ({network}) trained on the set name right"
+        for network in ("convnet", "alexnet", "vgg11", "resnet18")
+    },
+    **{
+        f"distilled/{network}_top1_std": "its standard deviation over fresh networks"
+        for network in ("convnet", "alexnet", "vgg11", "resnet18")
+    },
+    "distilled/random_top1": "the same network on as many random real pictures",
+    "distilled/kcentre_top1": "the same network on as many real pictures spread by k-centre",
+    "distilled/whole_top1": "the same network on all real pictures",
+    "distilled/lrs": "label-robust score of DD-Ranking, between random and all real pictures",
+    "distilled/ars": "augmentation-robust score of DD-Ranking, the flip counted as the augmentation",
+    "distilled/unequalness": "how far synthetic pictures differ from their mirror images; 0: symmetric",
+    **{
         f"embedding/fewshot_dice_{shots}": f"Dice of organs by a linear layer fitted to {shots} pictures, mean of organs"
         for shots in (3, 6, 12, 24)
     },
@@ -109,6 +123,8 @@ HEADLINES = (
     "karyotype/optimal_case_accuracy",
     "karyotype/optimal_complete_case_share",
     "karyotype/optimal_warning_rate_healthy",
+    "distilled/fyi-flip/convnet_top1",
+    "distilled/plain-flip/convnet_top1",
     "embedding/compose_margin",
     "embedding/correspondence_error",
     "embedding/fewshot_dice_3",

@@ -49,7 +49,7 @@ def test_meanings_are_found_behind_variants_and_know_their_direction() -> None:
     assert wording.meaning("made/up") == ""
     assert wording.meaning("classification/hflip@pets/top1") == wording.MEANINGS["classification/top1"]
     assert wording.lower_is_better("classification/nll") and not wording.lower_is_better("classification/top1")
-    assert set(wording.HEADLINES) <= set(wording.MEANINGS)
+    assert all(map(wording.meaning, wording.HEADLINES))
 
 
 def test_any_value_becomes_one_line() -> None:

@@ -1,0 +1,118 @@
+"""What every matching shares: the pictures as what is trained, fresh networks, and classes shared out over processes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from partwise.data.loading import PictureData
+from partwise.data.siamese import AugmentDraws, draw_per_class
+from partwise.engine.loop import Job
+from partwise.engine.optim import build_optimizer
+from partwise.engine.stages import Losses, Plan, Products, TrainStage
+from partwise.evaluate.fresh_networks import flip_rule, fresh_network
+from partwise.methods.fyi.real import RealClasses
+from partwise.models.distillation import FlatClassifier
+from partwise.ops import draws
+from partwise.ops.flips import flip_pairs
+
+if TYPE_CHECKING:
+    from partwise.methods.fyi.method import FyiMethod
+
+
+class Distil(TrainStage):
+    """The pictures learn, step by step; a matching says by what loss.
+
+    A step of several processes: each matches its own classes, and the gradients of the pictures are added up.
+    """
+
+    name = "distil"
+    strategy = "manual"
+    convention: ClassVar[str] = "dsa"
+
+    def __init__(self, method: FyiMethod, data: PictureData, job: Job) -> None:
+        self.method, self.data, self.job = method, data, job
+        self.recipe, self.fields = method.recipe, method.fields
+        self.set = method.set
+        self.seed = self.recipe.train.seed
+        self.num_classes = len(method.classes)
+        self.real = RealClasses(data, self.set)
+        share = job.runtime.share
+        first, last = (self.num_classes * rank // share.world for rank in (share.rank, share.rank + 1))
+        self.own = range(first, last)
+        self.rule = flip_rule(self.convention, self.fields.strategy, flip=self.fields.distil != "plain")
+        self.steps = self.fields.iterations
+        self.batch_size = self.fields.real_batch * self.num_classes
+        self.steps_per_epoch = max(1, round(sum(map(len, self.real.places)) / self.batch_size))
+
+    def prepare(self, products: Products) -> None:
+        self.method.in_progress = True
+        self.method.begin(self.data)
+
+    def restore(self, products: Products) -> None:
+        super().restore(products)
+        self.method.in_progress = False
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"set": self.set}
+
+    def plans(self) -> dict[str, Plan]:
+        optim = self.recipe.optim
+        groups = [{"params": [self.set.images], "lr": optim.lr, "weight_decay": optim.weight_decay}]
+        return {"pictures": Plan(build_optimizer(groups, optim), optim)}
+
+    def step(self, step: int, optimizers: Mapping[str, torch.optim.Optimizer]) -> Losses:
+        for optimizer in optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        losses = self.match(step, optimizers)
+        return losses
+
+    @abstractmethod
+    def match(self, step: int, optimizers: Mapping[str, torch.optim.Optimizer]) -> Losses:
+        """One iteration: gradients of the pictures, and their steps by `apply`."""
+
+    # -- parts of an iteration -------------------------------------------------------------------------------------------
+
+    def fresh(self, step: int) -> FlatClassifier:
+        """The network of an iteration, with the random weights that belong to it."""
+        network = fresh_network(
+            self.recipe.model.backbone,
+            self.recipe.model.arguments,
+            num_classes=self.num_classes,
+            size=self.recipe.data.size,
+            channels=self.method.facts.channels,
+            seed=draws.derive(self.seed, self.name, "network", step),
+        ).to(self.job.runtime.device)
+        layout = torch.channels_last if self.recipe.train.channels_last else torch.contiguous_format
+        return network.to(memory_format=layout)
+
+    def synthetic(self) -> Tensor:
+        """The pictures of this process's classes `(C, n, ch, S, S)`; with mirror images, twice as many, where FYI is on."""
+        images = self.set.by_class()[self.own.start : self.own.stop]
+        return flip_pairs(images, dim=1) if self.fields.distil == "fyi" else images
+
+    def draw(self, *key: str | int) -> AugmentDraws:
+        """The siamese augmentation of this process's classes: one row a class, drawn for all classes."""
+        every = draw_per_class(self.rule, self.num_classes, draws.generator(self.seed, self.name, "augment", *key))
+        return every.slice(self.own.start, self.own.stop)
+
+    def drawn_real(self, *key: str | int) -> Tensor:
+        """Real pictures `(C, n, ch, S, S)` of this process's classes, as networks see them."""
+        return self.real.seen(self.real.draw(self.fields.real_batch, self.own, self.seed, self.name, "real", *key))
+
+    def apply(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+        """Add the gradients of all processes and move the pictures; the loss of all classes."""
+        loss = loss.detach()
+        if self.job.runtime.share.world > 1:
+            loss = loss.clone()
+            assert self.set.images.grad is not None
+            dist.all_reduce(self.set.images.grad)
+            dist.all_reduce(loss)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
