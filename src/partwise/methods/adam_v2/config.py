@@ -62,8 +62,10 @@ class AdamFields(Section):
         description="views of one size go through the encoder in one batch; separate: as published, each part alone. Differs "
         "only where batch norm sees other batches",
     )
-    grey: Literal["fast", "colour"] = Field(
-        "fast", description="grey pictures keep one channel until normalised; colour: all four jitters, as published"
+    grey: Literal["auto", "always", "colour"] = Field(
+        "auto",
+        description="auto: pictures of one channel keep it until normalised, which is faster; always: so do pictures of three, "
+        "whose first is taken; colour: all four jitters, as published",
     )
     num_prototypes: int = Field(65_536, ge=2, description="outputs of the head that tells views apart (K)")
     hidden: int = Field(2048, ge=1, description="hidden values of the heads")
@@ -178,7 +180,7 @@ def parity_convnext_b() -> AdamRecipe:
 
 def _fixed(base: AdamRecipe, name: str) -> AdamRecipe:
     """What is mended: parts of a vector count alone, and parts and wholes as much as places."""
-    fields = {"decompose_norm": "per_part", "reduction": "sum_dim", "passes": "together", "grey": "fast"}
+    fields = {"decompose_norm": "per_part", "reduction": "sum_dim", "passes": "together", "grey": "auto"}
     return base.model_copy(update={"recipe": name, "method": base.method.model_copy(update=fields)})
 
 
@@ -286,9 +288,9 @@ def cxr_small() -> AdamRecipe:
 
     partwise train adam_v2/cxr-small --data cxrmasks:DIR
     """
-    base = _small("adam_v2/cxr-small", "cxrmasks:data/chest_xray_masks", size=256, view=96)
+    base = _small("adam_v2/cxr-small", "cxrmasks:data/chest_xray_masks?part=jsrt", size=192, view=64)
     fields = {
-        "local_size": 48,
+        "grey": "always",
         "localize_epochs": (2.0, 28.0),
         "part_whole_epochs": (5.0, 20.0),
         "warmup_epochs": 3.0,

@@ -88,7 +88,7 @@ class LearnViews(TrainStage):
             generator = draws.generator(train.seed, self.name, "anatomy", step, part)
             drawn = draw_views(each, self.table, size=size, level=self.level(step), generator=generator).rows(self.rows)
             blocks = self._room(len(batch), batch.images.device)
-            grey = None if self.fields.grey == "fast" else False
+            grey = {"auto": None, "always": True, "colour": False}[self.fields.grey]
             pool = self.data.pool if batch.images.device.type == "cpu" else None
             render(batch.images, drawn, grey=grey, mean=mean, std=std, out=blocks, pool=pool)
             yield ViewBatch(batch.ids, batch.index, batch.images, views=blocks)
