@@ -24,7 +24,7 @@ from partwise.run import RunFolder
 from record import REPOSITORY, write_result
 
 RECIPE = "varifocal/cells-small"
-ARMS = {"varifocal": [], "backbone": ["method.network=backbone"]}
+ARMS = {"varifocal": [], "backbone": ["method.network=backbone", "model.backbone=resnet18"]}
 FEW, MANY = 2, 8
 """Cases of the two predictions whose difference leaves the start-up out."""
 
