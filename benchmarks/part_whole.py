@@ -93,7 +93,7 @@ def measured(arm: str, seed: int, threads: int, path: Path) -> dict[str, Any]:
         "metrics": found.metrics,
         "stages": reports,
         "flops_relative": flops(recipe),
-        "localize_epochs": list(job.recipe.method.localize_epochs),  # type: ignore[attr-defined]
+        "localize_epochs": list(recipe.method.localize_epochs),
         "seconds_with_measuring": round(time.monotonic() - begun, 1),
     }
 

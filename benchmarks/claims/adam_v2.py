@@ -1,18 +1,18 @@
 """Do parts and wholes make a better encoder of real chests, in equal time? The claim study of Adam-v2.
 
-    python benchmarks/claims/adam_v2.py --rates                   (first, on an idle machine: how long a step of every arm takes)
+    python benchmarks/claims/adam_v2.py --rates       (first, on an idle machine: how long a step of every arm takes)
     python benchmarks/claims/adam_v2.py [--data SOURCE] [--arms L LCD_fixed] [--seeds 0 1 2 3 4] [--threads 1]
-    python benchmarks/claims/adam_v2.py --summary                 (tables of what is there)
-    python benchmarks/claims/adam_v2.py --quick                   (a few steps of every arm on generated chests; no results)
+    python benchmarks/claims/adam_v2.py --summary     (tables of what is there)
+    python benchmarks/claims/adam_v2.py --quick       (a few steps of every arm on generated chests; no results)
 
-A unit is an arm with a seed. It leaves results/claims/adam_v2/cxr_ARM_seedN.json and is not repeated where that exists. Encoders
-learn from the training pictures of both hospitals without labels; pictures of test patients are in no training. Arms have the
+A unit is an arm with a seed. It leaves results/claims/adam_v2/cxr_ARM_seedN.json and is not repeated where that exists.
+Encoders learn from the training pictures of both hospitals without labels; pictures of test patients are in no training. Arms have the
 passes that fit into the same seconds, by the rates of the one machine that measured them.
 
 Named before the first run:
 primary: Dice of clavicles of a linear layer on the frozen encoder, learned from 3 pictures of JSRT (mean over five fixed
-subsets), on JSRT's test pictures: LCD_fixed minus L, paired by seed, 5 seeds, 95 % interval (t) above zero. It counts only where
-LCD_fixed is also above the mean mask and the registered atlas of the same three pictures.
+subsets), on JSRT's test pictures: LCD_fixed minus L, paired by seed, 5 seeds, 95 % interval (t) above zero. It counts only
+where LCD_fixed is also above the mean mask and the registered atlas of the same three pictures.
 secondary, with Holm's correction: LC, LD, LCD and LCD_fixed each minus L, LCD_fixed minus LCD, minus random and minus moco, all
 on the same number; hearts from 3 and clavicles from 12 pictures, LCD_fixed minus L; compose_margin, LCD_fixed minus L.
 
