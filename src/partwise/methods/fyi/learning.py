@@ -45,7 +45,10 @@ class Distil(TrainStage):
         share = job.runtime.share
         first, last = (self.num_classes * rank // share.world for rank in (share.rank, share.rank + 1))
         self.own = range(first, last)
-        self.rule = flip_rule(self.convention, self.fields.strategy, flip=self.fields.distil != "plain")
+        # FYI's code draws a flip wherever it augments; DC does not augment.
+        augments = self.fields.strategy not in ("", "none")
+        flip = self.fields.distil == "flip" or (self.fields.distil == "fyi" and augments and self.convention == "dsa")
+        self.rule = flip_rule(self.convention, self.fields.strategy, flip=flip)
         self.steps = self.fields.iterations
         self.batch_size = self.fields.real_batch * self.num_classes
         self.steps_per_epoch = max(1, round(sum(map(len, self.real.places)) / self.batch_size))
@@ -91,9 +94,9 @@ class Distil(TrainStage):
         layout = torch.channels_last if self.recipe.train.channels_last else torch.contiguous_format
         return network.to(memory_format=layout)
 
-    def synthetic(self) -> Tensor:
-        """The pictures of this process's classes `(C, n, ch, S, S)`; with mirror images, twice as many, where FYI is on."""
-        images = self.set.by_class()[self.own.start : self.own.stop]
+    def synthetic(self, rows: slice = slice(None)) -> Tensor:
+        """The pictures of (some of) this process's classes `(C, n, ch, S, S)`, with FYI followed by their mirror images."""
+        images = self.set.by_class()[self.own.start : self.own.stop][rows]
         return flip_pairs(images, dim=1) if self.fields.distil == "fyi" else images
 
     def draw(self, *key: str | int) -> AugmentDraws:
