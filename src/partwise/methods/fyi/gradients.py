@@ -9,7 +9,7 @@ is summed over classes and differentiated by the pixels; between two of these th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,8 @@ def outer_and_inner(images_per_class: int) -> tuple[int, int]:
 class MatchGradients(Distil):
     """A step: one network from its random weights through all of its turns."""
 
+    _logits: Callable[[Tensor], Tensor] | None = None
+
     def match(self, step: int, optimizers: Mapping[str, torch.optim.Optimizer]) -> Losses:
         network = self.fresh(step).train()
         trained = torch.optim.SGD(network.parameters(), self.fields.network_lr, foreach=True)
@@ -63,19 +65,27 @@ class MatchGradients(Distil):
             rows = slice(first, min(first + each, len(real)))
             own = augmentation.slice(rows.start, rows.stop)
             labels = torch.arange(self.own.start + rows.start, self.own.start + rows.stop, device=real.device)
-            wanted, found = (
-                class_gradients(
-                    network, images, labels[:, None].expand(-1, images.shape[1]), how=how, create_graph=differentiable
-                )
-                for images, differentiable in (
-                    (augment(real[rows], own), False),
-                    (augment(self.synthetic(rows), own), True),
-                )
-            )
+            wanted = self.real_gradients(network, augment(real[rows], own), labels, how)
+            images = augment(self.synthetic(rows), own)
+            found = class_gradients(network, images, labels[:, None].expand(-1, images.shape[1]), how=how)
             loss = gradient_distance(found, wanted, kind=self.fields.distance, classes=True).sum()
             loss.backward()
             total = total + loss.detach()
         return total
+
+    def real_gradients(self, network: FlatClassifier, images: Tensor, labels: Tensor, how: How) -> list[Tensor]:
+        """The gradients that are matched, `(C, ...)` for each parameter: differentiated once, the network may be compiled."""
+        if how != "loop" or has_batch_norm(network):
+            targets = labels[:, None].expand(-1, images.shape[1])
+            return class_gradients(network, images, targets, how=how, create_graph=False)
+        if self._logits is None:  # of one module, whose weights change
+            self._logits = self.compiled(network.forward)
+        parameters = list(network.parameters())
+        each = []
+        for own, label in zip(images, labels, strict=True):
+            logits = self._logits(own.contiguous(memory_format=self.layout))
+            each.append(torch.autograd.grad(F.cross_entropy(logits, label.expand(len(own))), parameters))
+        return [torch.stack(column) for column in zip(*each, strict=True)]
 
     def how(self, network: nn.Module) -> How:
         """The way to the gradients of each class; batch norm knows only the loop."""

@@ -15,9 +15,10 @@ from partwise.engine.loop import Job
 from partwise.engine.stages import Products, Stage
 from partwise.evaluate.distilled import Exhibit
 from partwise.methods.base import DataFacts, Method
-from partwise.methods.fyi.config import PAPER, FyiFields, FyiRecipe
+from partwise.methods.fyi.config import PAPER
 from partwise.methods.fyi.experts import FitWhitening, TrainExperts, find_experts
 from partwise.methods.fyi.features import MatchFeatures
+from partwise.methods.fyi.fields import FyiFields, FyiRecipe
 from partwise.methods.fyi.formations import MatchFormations
 from partwise.methods.fyi.gradients import MatchGradients
 from partwise.methods.fyi.learning import Distil
