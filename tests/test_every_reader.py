@@ -19,10 +19,11 @@ from partwise.data.checks import check_headers, check_source
 from partwise.data.readers.files import ArraySource
 from partwise.data.sample import FaultySample, Source
 from partwise.data.sources import SOURCES, open_source, source_class
-from tests import miniatures, miniatures_chest, miniatures_chromosomes, miniatures_masks
+from tests import miniatures, miniatures_chest, miniatures_chromosomes, miniatures_distilled, miniatures_masks
 from tests.miniatures import Miniature
 
 MAKERS = miniatures.MAKERS | miniatures_masks.MAKERS | miniatures_chromosomes.MAKERS | miniatures_chest.MAKERS
+MAKERS |= miniatures_distilled.MAKERS
 READERS = [kind for kind in SOURCES if "path" in inspect.signature(source_class(kind)).parameters]
 LAYOUTS = [maker for kind in READERS for maker in MAKERS.get(kind, ())]
 

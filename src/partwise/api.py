@@ -28,7 +28,7 @@ from partwise.measure import METHOD_PICTURES, check_measurable, measure, merge_m
 from partwise.methods.base import CaseNamer, DataFacts, Method
 from partwise.methods.recipes import find_recipe, load_recipe, resolve
 from partwise.methods.table import find_method
-from partwise.methods.trained import TrainedRun, load_trained, save_trained
+from partwise.methods.trained import TrainedRun, load_trained, load_whole, save_trained
 from partwise.ops import draws
 from partwise.report.page import write_page
 from partwise.report.study_page import write_study_page
@@ -277,8 +277,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure a finished run again, with other suites or on another source; adds to its summary and renews its report.
 
-    What was measured on another source is named `suite@kind/metric`.
+    What was measured on another source is named `suite@kind/metric`. `run` may also be a file that holds its whole recipe, such
+    as `products/set/set.safetensors` of a distilled set: that is measured and nothing is written.
     """
+    if Path(run).suffix == ".safetensors":
+        return _evaluate_file(Path(run), on=on, suites=suites, quiet=quiet)
     trained = load_trained(Path(run))
     settings = [f"evaluate.suites=[{', '.join(suites)}]"] if suites else []
     recipe, _ = resolve(trained.recipe, settings=settings)
@@ -307,6 +310,27 @@ def evaluate(
         measured.store_pictures(trained.folder)
         write_page([trained.folder.path])
     return measured.metrics
+
+
+def _evaluate_file(path: Path, *, on: str | None, suites: Sequence[str], quiet: bool) -> dict[str, float]:
+    """Measure what a file of its own holds, on the data that its recipe names or on others."""
+    method = load_whole(path)
+    settings = [f"evaluate.suites=[{', '.join(suites)}]"] if suites else []
+    recipe, _ = resolve(method.recipe, data=on, settings=settings)
+    source = open_source(recipe.data.source)
+    if source.classes != tuple(method.classes):
+        raise UserError(f"{recipe.data.source}: has other classes than {path}")
+    runtime, progress = start(recipe.train), Progress(quiet=quiet)
+    _, set_aside = _check(source, recipe)
+    method.to(runtime.device)
+    pictures = PictureData(source, recipe.data, device=runtime.device, set_aside=set_aside)
+    try:
+        return measure(
+            method, pictures, recipe, "test", recipe.evaluate.suites, runtime=runtime, progress=progress
+        ).metrics
+    finally:
+        pictures.close()
+        progress.close()
 
 
 @dataclass(frozen=True)

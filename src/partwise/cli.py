@@ -85,12 +85,13 @@ def evaluate(
     suite: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Suites to measure; repeatable.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a finished run again, with other suites or on another source."""
+    """Measure a finished run, or the file of a distilled set, again, with other suites or on another source."""
     from partwise.data.sources import parse_source
     from partwise.methods.recipes import check_suites
     from partwise.run import RunFolder
 
-    RunFolder(run).require()
+    if run.suffix != ".safetensors":
+        RunFolder(run).require()
     check_suites(suite or [])
     if on is not None:
         parse_source(on)

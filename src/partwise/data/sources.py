@@ -53,6 +53,7 @@ SOURCES: Mapping[str, str] = types.MappingProxyType(
         "chestxdet": f"{READERS}.chestxdet:ChestXDet",
         "fundus": f"{READERS}.fundus:Fundus",
         "eyepacs": f"{READERS}.eyepacs:EyePacs",
+        "distilled": f"{READERS}.distilled:DistilledPictures",
         "creatures": f"{WORLDS}.creatures:Creatures",
         "karyotypes": f"{WORLDS}.karyotypes:Karyotypes",
         "radiographs": f"{WORLDS}.radiographs:Radiographs",

@@ -67,6 +67,12 @@ class SyntheticSet(nn.Module):
             return self.images, self.labels
         return self.normalise(decode_tiles(self.images, factor=self.factor)), self.labels.repeat(self.factor**2)
 
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        """The pictures of `forward` between 0 and 1, to look at or to keep as bytes, and their labels."""
+        if self.space != "packed":
+            return self.shown(self.images), self.labels
+        return decode_tiles(self.images.clamp(0, 1), factor=self.factor), self.labels.repeat(self.factor**2)
+
     def by_class(self) -> Tensor:
         """`images` as `(C, n, ch, S, S)`."""
         return self.images.unflatten(0, (-1, self.per_class))

@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from partwise.config import UserError
+from partwise.config import UserError, did_you_mean
 from partwise.data.readers.files import FileSource, pictures_below, read_lines, unique_names, visible
 from partwise.data.sample import Record
 
 VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+$")
 WNID = re.compile(r"n\d{8}")
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+SUBSETS: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "nette": (0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
+        "woof": (193, 182, 258, 162, 155, 167, 159, 273, 207, 229),
+        "meow": (281, 282, 283, 284, 285, 291, 292, 290, 289, 287),
+        "squawk": (84, 130, 88, 144, 145, 22, 96, 9, 100, 89),
+        "fruit": (953, 954, 949, 950, 951, 957, 952, 945, 943, 948),
+        "yellow": (309, 986, 954, 951, 987, 779, 599, 291, 72, 11),
+    }
+)
+"""Ten classes each, as dataset distillation has used them since MTT."""
 SAMPLE_COLUMNS = ("index", "wnid", "name", "file")
 
 
@@ -33,7 +46,7 @@ class ImageNet(FileSource):
     )
     home = "ImageNet is to be had from its project's page after registration"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, subset: str = "") -> None:
         root = self.locate(path, _is_layout)
         if _is_samples(root):
             records, wnids, words = _read_samples(root)
@@ -48,7 +61,25 @@ class ImageNet(FileSource):
                 records += _flat_validation(root, synsets, number)
         if not records:
             raise self.not_found(path, "holds no picture")
-        super().__init__(path, root, records, unique_names([words.get(wnid, wnid) for wnid in wnids], wnids))
+        names = unique_names([words.get(wnid, wnid) for wnid in wnids], wnids)
+        if subset:
+            records, names = _within(subset, records, names)
+        super().__init__(path, root, records, names)
+
+
+def _within(subset: str, records: list[Record], names: tuple[str, ...]) -> tuple[list[Record], tuple[str, ...]]:
+    """The records of ten classes, which are numbered anew in the order of the subset."""
+    if subset not in SUBSETS:
+        raise UserError(
+            f"imagenet: subset={subset}: expected one of {', '.join(SUBSETS)}{did_you_mean(subset, SUBSETS)}"
+        )
+    if len(names) != 1000:
+        raise UserError(
+            f"imagenet: subset={subset}: is of the 1,000 classes in their usual order; here are {len(names)}"
+        )
+    number = {label: place for place, label in enumerate(SUBSETS[subset])}
+    kept = [replace(record, label=number[record.label]) for record in records if record.label in number]
+    return kept, tuple(names[label] for label in SUBSETS[subset])
 
 
 def _is_layout(folder: Path) -> bool:

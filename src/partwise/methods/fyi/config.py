@@ -1,89 +1,37 @@
-"""Fields and recipes of FYI. Never imports torch."""
+"""The recipes of FYI: small ones, and the paper's rows (published.py). Never imports torch."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
-from pydantic import Field
-
-from partwise.config import (
-    AugmentFields,
-    Claim,
-    DataFields,
-    EvaluateFields,
-    ModelFields,
-    OptimFields,
-    Paper,
-    Recipe,
-    Section,
-    TrainFields,
-)
+from partwise.config import DataFields, ModelFields, OptimFields, Paper, TrainFields
 from partwise.evaluate.trials import TrialFields
-from partwise.methods.recipes import RecipeBook
-
-Arm = Literal["plain", "flip", "fyi"]
-
-PIXEL_OPTIM = OptimFields(
-    name="sgd", lr=1.0, momentum=0.5, nesterov=False, weight_decay=0.0, schedule="constant", warmup=0.0
+from partwise.methods.fyi.fields import PIXEL_OPTIM, ExpertFields, FyiFields, FyiRecipe
+from partwise.methods.fyi.published import (
+    AS_THEY_ARE,
+    CIFAR,
+    COUNTS,
+    EVALUATE,
+    ROWS,
+    SHOWN,
+    SUBSETS,
+    claims,
+    published,
+    recipe_name,
+    subset,
 )
-"""Of the pictures, as the published codes have it."""
-
-
-class FyiFields(Section):
-    """What is matched, with or without mirror images, how many pictures come out, and how they are tried."""
-
-    matching: Literal["dm"] = Field("dm", description="dm: mean features of fresh random networks")
-    distil: Arm = Field(
-        "fyi",
-        description="fyi: every synthetic picture is matched together with its mirror image; plain: the base method; flip: the "
-        "base method with the always-drawn flip of FYI's code and no mirror images, which tells the two apart",
-    )
-    images_per_class: int = Field(10, ge=1, description="synthetic pictures of each class")
-    iterations: int = Field(20000, ge=1, description="steps of the pictures; `train.epochs` says nothing here")
-    real_batch: int = Field(
-        256, ge=1, description="real pictures of each class in a step; `train.batch_size` says nothing here"
-    )
-    start: Literal["real", "noise"] = Field(
-        "real", description="the pictures begin as real ones, drawn by seed, or as normal noise"
-    )
-    strategy: str = Field(
-        "color_crop_cutout_flip_scale_rotate",
-        description="siamese augmentation of matching: one of these operations a step and class, the same for real and "
-        "synthetic pictures; none: none (DC)",
-    )
-    real_precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="arithmetic of the real pictures' features, which are not differentiated"
-    )
-    trial: TrialFields = Field(TrialFields(), description="how the set is measured by the suite `distilled`")
-
-
-class FyiRecipe(Recipe):
-    """A distilled set."""
-
-    optim: OptimFields = PIXEL_OPTIM
-    method: FyiFields = FyiFields()
-
+from partwise.methods.recipes import Maker, RecipeBook
 
 PAPER = Paper(
     title="FYI: Flip Your Images for Dataset Distillation",
     year=2024,
     link="https://arxiv.org/abs/2407.08113",
-    claims=(
-        Claim(
-            "distilled/fyi-flip/convnet_top1",
-            "CIFAR-10, 10 a class",
-            0.531,
-            "main table",
-            "fyi/cifar10-dm-ipc10",
-            "DM+FYI; DM 0.489",
-        ),
-    ),
+    claims=claims(),
 )
 
 BOOK = RecipeBook(FyiRecipe, PAPER)
-EVALUATE = EvaluateFields(suites=("distilled",), during=("distilled",), best_by="distilled/fyi-flip/convnet_top1")
-AS_THEY_ARE = AugmentFields(crop="none", flip=False)
-"""What is done to pictures is drawn by the method, for real and synthetic ones alike."""
 
 
 @BOOK.add("fyi/smoke")
@@ -109,7 +57,7 @@ def smoke() -> FyiRecipe:
 
 @BOOK.add("fyi/demo")
 def demo() -> FyiRecipe:
-    """Generated creatures, ten pictures of each kind in place of four thousand. Minutes on two cores.
+    """Generated creatures, ten pictures of each kind in place of four hundred. Minutes on two cores.
 
     partwise train fyi/demo
     """
@@ -123,17 +71,89 @@ def demo() -> FyiRecipe:
     )
 
 
-@BOOK.add("fyi/cifar10-dm-ipc10")
-def cifar10_dm_ipc10() -> FyiRecipe:
-    """Distribution matching with mirror images on CIFAR-10, ten pictures a class, as published. A GPU.
-
-    partwise train fyi/cifar10-dm-ipc10 --data cifar10:DIR
-    """
+def _small(name: str, *, optim: OptimFields, lr: float | None = 0.01, **fields: Any) -> FyiRecipe:
+    """Ten pictures a class of CIFAR-10 by a ConvNet a quarter as wide."""
     return FyiRecipe(
-        recipe="fyi/cifar10-dm-ipc10",
-        data=DataFields(source="cifar10:data/cifar10", size=32, augment=AS_THEY_ARE),
-        model=ModelFields(backbone="convnet-d3", mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
+        recipe=name,
+        data=DataFields(source="cifar10:data/cifar10", size=32, validation=0.02, augment=AS_THEY_ARE),
+        model=ModelFields(backbone="convnet-d3", arguments={"width": 32}, mean=CIFAR[0], std=CIFAR[1]),
+        optim=optim,
         train=TrainFields(precision="fp32"),
-        evaluate=EVALUATE.model_copy(update={"every": 100.0}),
-        method=FyiFields(images_per_class=10),
+        evaluate=EVALUATE.model_copy(update={"every": 10.0}),
+        method=FyiFields(**fields, trial=TrialFields(networks=3, epochs=300, lr=lr, whole_epochs=5)),
     )
+
+
+@BOOK.add("fyi/cifar10-dm-small")
+def cifar10_dm_small() -> FyiRecipe:
+    """Distribution matching with mirror images on CIFAR-10 for two cores: narrow networks, few steps.
+
+    partwise train fyi/cifar10-dm-small --data cifar10:DIR
+    """
+    return _small("fyi/cifar10-dm-small", optim=PIXEL_OPTIM, iterations=1000, real_batch=128)
+
+
+@BOOK.add("fyi/cifar10-dsa-small")
+def cifar10_dsa_small() -> FyiRecipe:
+    """Gradient matching with mirror images on CIFAR-10 for two cores: narrow networks, few steps.
+
+    partwise train fyi/cifar10-dsa-small --data cifar10:DIR
+    """
+    optim = PIXEL_OPTIM.model_copy(update={"lr": 0.1})
+    return _small("fyi/cifar10-dsa-small", optim=optim, matching="dc", iterations=60, outer=5, inner=10, real_batch=64)
+
+
+@BOOK.add("fyi/cifar10-mtt-small")
+def cifar10_mtt_small() -> FyiRecipe:
+    """Trajectory matching with mirror images on CIFAR-10 for two cores: a few short experts, short students.
+
+    partwise train fyi/cifar10-mtt-small --data cifar10:DIR
+    """
+    optim = PIXEL_OPTIM.model_copy(update={"lr": 100.0})
+    return _small(
+        "fyi/cifar10-mtt-small",
+        optim=optim,
+        lr=None,
+        matching="mtt",
+        iterations=300,
+        whiten=True,
+        student_steps=10,
+        max_start=4,
+        grad="tesla",
+        experts=ExpertFields(count=4, epochs=6),
+    )
+
+
+METHODS: Mapping[str, str] = {
+    "dc": "Gradient matching without augmentation",
+    "dsa": "Gradient matching under siamese augmentation",
+    "idc": "Gradient matching of packed pictures (IDC)",
+    "dm": "Distribution matching",
+    "mtt": "Trajectory matching",
+    "ftd": "Trajectory matching of flat experts (FTD)",
+}
+
+
+def _add(name: str, maker: Maker, words: str, where: str) -> None:
+    """Register a recipe whose contract is made of `words` and the source it wants."""
+    maker.__doc__ = f"{words}\n\npartwise train {name} --data {where}:DIR"
+    BOOK.add(name)(maker)
+
+
+for _data, _rows in ROWS.items():
+    for _base, _values in _rows.items():
+        for _place in range(len(_values)):
+            _add(
+                recipe_name(_base, _data, _place),
+                partial(published, _base, _data, _place),
+                f"{METHODS[_base]} with mirror images on {SHOWN[_data]}, {COUNTS[_place]} a class, as published. A GPU.",
+                _data,
+            )
+for _name in SUBSETS:
+    for _place in (0, 1):
+        _add(
+            f"fyi/imagenet-{_name}-mtt-ipc{COUNTS[_place]}",
+            partial(subset, _name, _place),
+            f"Trajectory matching with mirror images on ten classes of ImageNet ({_name}), {COUNTS[_place]} a class. A GPU.",
+            "imagenet",
+        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -25,6 +27,19 @@ if TYPE_CHECKING:
     from partwise.methods.fyi.method import FyiMethod
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@lru_cache(maxsize=1)
+def compiler_works() -> bool:
+    """Whether torch.compile can build something on this machine."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2))
+    except Exception:  # whatever a missing or broken compiler makes of it
+        return False
+    return True
+
+
 class Distil(TrainStage):
     """The pictures learn, step by step; a matching says by what loss.
 
@@ -42,10 +57,14 @@ class Distil(TrainStage):
         self.seed = self.recipe.train.seed
         self.num_classes = len(method.classes)
         self.real = RealClasses(data, self.set)
+        self._network: FlatClassifier | None = None
         share = job.runtime.share
         first, last = (self.num_classes * rank // share.world for rank in (share.rank, share.rank + 1))
         self.own = range(first, last)
-        self.rule = flip_rule(self.convention, self.fields.strategy, flip=self.fields.distil != "plain")
+        # FYI's code draws a flip wherever it augments; DC does not augment.
+        augments = self.fields.strategy not in ("", "none")
+        flip = self.fields.distil == "flip" or (self.fields.distil == "fyi" and augments and self.convention == "dsa")
+        self.rule = flip_rule(self.convention, self.fields.strategy, flip=flip)
         self.steps = self.fields.iterations
         self.batch_size = self.fields.real_batch * self.num_classes
         self.steps_per_epoch = max(1, round(sum(map(len, self.real.places)) / self.batch_size))
@@ -79,21 +98,39 @@ class Distil(TrainStage):
     # -- parts of an iteration -------------------------------------------------------------------------------------------
 
     def fresh(self, step: int) -> FlatClassifier:
-        """The network of an iteration, with the random weights that belong to it."""
-        network = fresh_network(
+        """The network of an iteration, with the random weights that belong to it: always one module, which is filled anew."""
+        drawn = fresh_network(
             self.recipe.model.backbone,
             self.recipe.model.arguments,
             num_classes=self.num_classes,
             size=self.recipe.data.size,
             channels=self.method.facts.channels,
             seed=draws.derive(self.seed, self.name, "network", step),
-        ).to(self.job.runtime.device)
-        layout = torch.channels_last if self.recipe.train.channels_last else torch.contiguous_format
-        return network.to(memory_format=layout)
+        )
+        if self._network is None:
+            self._network = copy.deepcopy(drawn).to(self.job.runtime.device).to(memory_format=self.layout)
+        self._network.load_state_dict(drawn.state_dict())
+        return self._network
 
-    def synthetic(self) -> Tensor:
-        """The pictures of this process's classes `(C, n, ch, S, S)`; with mirror images, twice as many, where FYI is on."""
-        images = self.set.by_class()[self.own.start : self.own.stop]
+    @property
+    def layout(self) -> torch.memory_format:
+        """How pictures and weights lie in memory while they are matched."""
+        return torch.channels_last if self.recipe.train.channels_last else torch.contiguous_format
+
+    def compiled(self, function: Function) -> Function:
+        """`function`, compiled where `train.compile` asks for it and there is a compiler; said once where there is none."""
+        if not self.recipe.train.compile:
+            return function
+        if not compiler_works():
+            self.job.progress.say(
+                "train.compile: there is no working compiler here; the same is computed without, slower"
+            )
+            return function
+        return cast(Function, torch.compile(function, dynamic=False))
+
+    def synthetic(self, rows: slice = slice(None)) -> Tensor:
+        """The pictures of (some of) this process's classes `(C, n, ch, S, S)`, with FYI followed by their mirror images."""
+        images = self.set.by_class()[self.own.start : self.own.stop][rows]
         return flip_pairs(images, dim=1) if self.fields.distil == "fyi" else images
 
     def draw(self, *key: str | int) -> AugmentDraws:

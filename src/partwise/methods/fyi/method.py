@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -10,23 +12,35 @@ from torch import Tensor, nn
 from partwise.config import Recipe, UserError
 from partwise.data.loading import PictureData
 from partwise.engine.loop import Job
-from partwise.engine.stages import Stage
+from partwise.engine.stages import Products, Stage
 from partwise.evaluate.distilled import Exhibit
 from partwise.methods.base import DataFacts, Method
-from partwise.methods.fyi.config import PAPER, FyiFields, FyiRecipe
+from partwise.methods.fyi.config import PAPER
+from partwise.methods.fyi.experts import FitWhitening, TrainExperts, find_experts
 from partwise.methods.fyi.features import MatchFeatures
+from partwise.methods.fyi.fields import FyiFields, FyiRecipe
+from partwise.methods.fyi.formations import MatchFormations
+from partwise.methods.fyi.gradients import MatchGradients
 from partwise.methods.fyi.learning import Distil
+from partwise.methods.fyi.product import WriteSet
 from partwise.methods.fyi.real import RealClasses, check_classes
 from partwise.methods.fyi.student import TrainStudent
+from partwise.methods.fyi.trajectories import MatchTrajectories
 from partwise.models.distillation import build_flat_classifier
 from partwise.models.saved import NetworkSpec
 from partwise.models.synthetic_set import SyntheticSet
 from partwise.ops import cam, draws, localize
+from partwise.ops.multi_formation import pack_tiles
 from partwise.report.values import Picture, Prediction
 
 FOREGROUND = 0.15
 """Share of a map's maximum above which a cell belongs to the box of a prediction."""
-MATCHINGS: dict[str, type[Distil]] = {"dm": MatchFeatures}
+MATCHINGS: dict[str, type[Distil]] = {
+    "dm": MatchFeatures,
+    "dc": MatchGradients,
+    "idc": MatchFormations,
+    "mtt": MatchTrajectories,
+}
 
 
 class FyiMethod(Method):
@@ -47,8 +61,12 @@ class FyiMethod(Method):
                 f"model.weights = {recipe.model.weights!r}: {recipe.recipe} begins with random weights only"
             )
         self.fields: FyiFields = cast(FyiRecipe, recipe).method
-        self.set = SyntheticSet(**self._set_arguments())
-        self.student = build_flat_classifier(**self._student_arguments())
+        if self.fields.trial.lr is None and self.fields.matching != "mtt":
+            raise UserError(
+                "method.trial.lr = null: only method.matching = 'mtt' learns a step size; expected a number"
+            )
+        self.set = self._build()
+        self.student = build_flat_classifier(**self.student_arguments())
 
     # -- the contract ----------------------------------------------------------------------------------------------------
 
@@ -58,18 +76,41 @@ class FyiMethod(Method):
     def specs(self) -> dict[str, NetworkSpec]:
         return {
             "set": NetworkSpec("synthetic_set", self._set_arguments()),
-            "student": NetworkSpec("flat_classifier", self._student_arguments()),
+            "student": NetworkSpec("flat_classifier", self.student_arguments()),
         }
 
     def stages(self, data: PictureData, job: Job) -> list[Stage]:
-        return [MATCHINGS[self.fields.matching](self, data, job), TrainStudent(self)]
+        fields = self.fields
+        stages: list[Stage] = []
+        if fields.matching == "mtt" and fields.experts.run is None:
+            stages += [FitWhitening(self, data)] if fields.whiten else []
+            stages.append(TrainExperts(self, data))
+        return [*stages, MATCHINGS[fields.matching](self, data, job), WriteSet(self), TrainStudent(self)]
 
     def check(self, data: PictureData) -> None:
         fields = self.fields
-        needed = {"method.real_batch": fields.real_batch}
+        needed = {} if fields.matching == "mtt" else {"method.real_batch": fields.real_batch}
         if fields.start == "real":
             needed["method.images_per_class"] = fields.images_per_class
         check_classes(data, needed)
+        packed = fields.images_per_class * self.set.factor**2
+        if fields.start == "real" and self.set.factor > 1:
+            check_classes(data, {"method.images_per_class * method.factor^2": packed})
+        if fields.matching != "mtt":
+            return
+        if fields.experts.run is not None:
+            find_experts(self, data, Products(Path()))
+        elif fields.experts.epochs < (wanted := fields.max_start - 1 + fields.expert_epochs):
+            raise UserError(
+                f"method.experts.epochs = {fields.experts.epochs}: method.max_start = {fields.max_start} and "
+                f"method.expert_epochs = {fields.expert_epochs} need {wanted}"
+            )
+
+    def _build(self) -> SyntheticSet:
+        try:
+            return SyntheticSet(**self._set_arguments())
+        except ValueError as error:
+            raise UserError(f"method.factor = {self.fields.factor}: {error}") from None
 
     def _set_arguments(self) -> dict[str, Any]:
         model, channels = self.recipe.model, self.facts.channels
@@ -79,11 +120,26 @@ class FyiMethod(Method):
             "per_class": self.fields.images_per_class,
             "size": self.recipe.data.size,
             "channels": channels,
+            "space": "packed" if self.fields.matching == "idc" else "whitened" if self.whitens else "normalised",
+            "factor": self.fields.factor if self.fields.matching == "idc" else 1,
+            "learned_rate": self.fields.matching == "mtt",
             "mean": [sum(model.mean) / 3] if grey else list(model.mean),
             "std": [sum(model.std) / 3] if grey else list(model.std),
         }
 
-    def _student_arguments(self) -> dict[str, Any]:
+    def load(self, networks: Mapping[str, nn.Module]) -> None:
+        """Take the set, and the network trained on it where it is there: the file of a set holds none."""
+        self.set.load_state_dict(networks["set"].state_dict())
+        if "student" in networks:
+            self.student.load_state_dict(networks["student"].state_dict())
+
+    @property
+    def whitens(self) -> bool:
+        """Whether set and networks live in whitened space."""
+        return self.fields.matching == "mtt" and self.fields.whiten
+
+    def student_arguments(self) -> dict[str, Any]:
+        """What builds the network that is matched, and tried."""
         model = self.recipe.model
         return {
             "architecture": model.backbone,
@@ -97,19 +153,24 @@ class FyiMethod(Method):
 
     def beginning(self, data: PictureData) -> Tensor:
         """The pictures before the first step, `(N, ch, S, S)` in the set's own space: a function of seed and data."""
-        fields, seed = self.fields, self.recipe.train.seed
+        fields, seed, synthetic = self.fields, self.recipe.train.seed, self.set
+        packed = synthetic.space == "packed"
         if fields.start == "noise":
-            generator = draws.generator(seed, "distil", "noise")
-            return torch.randn(self.set.images.shape, generator=generator)
-        real = RealClasses(data, self.set)
+            noise = torch.randn(synthetic.images.shape, generator=draws.generator(seed, "distil", "noise"))
+            return (noise / 4 + 0.5).clamp(0, 1) if packed else noise
+        real = RealClasses(data, synthetic)
         classes = range(len(self.classes))
-        places = real.draw(fields.images_per_class, classes, seed, "distil", "beginning")
+        places = real.draw(fields.images_per_class * synthetic.factor**2, classes, seed, "distil", "beginning")
+        if packed:
+            return torch.cat([pack_tiles(real.pictures(row[None])[0], factor=synthetic.factor) for row in places])
         return real.seen(places).flatten(0, 1)
 
     @torch.no_grad()
     def begin(self, data: PictureData) -> None:
-        """Put the pictures to their beginning."""
+        """Put the pictures, and the step size where it is learned, to their beginning."""
         self.set.images.copy_(self.beginning(data))
+        if self.set.rate is not None:
+            self.set.rate.fill_(self.fields.student_lr)
 
     def exhibit(self) -> Exhibit:
         """As the protocol DistilledSet says; one short trial while the set is still learned."""
@@ -118,7 +179,7 @@ class FyiMethod(Method):
         trial = self.fields.trial
         if self.in_progress:
             trial = trial.model_copy(update={"networks": 1, "others": ()})
-        assert trial.lr is not None
+        learned = 0.0 if self.set.rate is None else float(self.set.rate.detach())
         return Exhibit(
             images=images.detach(),
             labels=labels,
@@ -126,7 +187,7 @@ class FyiMethod(Method):
             arm=self.fields.distil,
             network=self.recipe.model.backbone,
             arguments=dict(self.recipe.model.arguments),
-            lr=trial.lr,
+            lr=learned if trial.lr is None else trial.lr,
             fields=trial,
             seed=self.recipe.train.seed,
         )
