@@ -128,7 +128,11 @@ def build_evaluator(name: str, method: Method, recipe: Recipe) -> Evaluator:
     kind = find_evaluator(name)
     if not isinstance(method, kind.needs):
         raise UserError(f"evaluate.suites: {name} needs a {kind.needs.__name__}, which {method.name} is not")
-    options = {"box_convention": recipe.evaluate.box_convention} if name == "localization" else {}
+    options: dict[str, Any] = {}
+    if name == "localization":
+        options["box_convention"] = recipe.evaluate.box_convention
+    if name == "robustness":
+        options["fill"] = recipe.model.mean
     return kind(method.classes, **options)
 
 
@@ -161,7 +165,7 @@ def _run_one(
     return run_suite(
         evaluator,
         method,
-        batches(split, size, fields=fields),
+        batches(split, size, fields=fields, most=evaluator.measures_most),
         validation=validation,
         images=images if final else None,
         again=again if final else None,

@@ -103,6 +103,9 @@ class Evaluator(ABC):
     learns_most: ClassVar[int | None] = None
     """So many pictures of that split at most; None for all."""
 
+    measures_most: ClassVar[int | None] = None
+    """So many pictures of the split at most, for suites that take long; None for all."""
+
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
 
@@ -141,6 +144,7 @@ class Evaluator(ABC):
 SUITES: Mapping[str, str] = {
     "classification": "partwise.evaluate.classification:Classification",
     "localization": "partwise.evaluate.localization:Localization",
+    "robustness": "partwise.evaluate.robustness:Robustness",
     "segmentation": "partwise.evaluate.segmentation:Segmentation",
     "pseudo_masks": "partwise.evaluate.segmentation:PseudoMasks",
     "karyotype": "partwise.evaluate.karyotype:Karyotype",
