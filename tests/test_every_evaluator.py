@@ -19,9 +19,11 @@ from partwise.evaluate.base import SUITES, Evaluation, Evaluator, find_evaluator
 from partwise.evaluate.embedding import Embedding
 from partwise.evaluate.fewshot import SHOTS, FewShot
 from partwise.evaluate.karyotype import GROUPS, OF_CELLS, OF_DISPATCH, OF_PICTURES, coin
+from partwise.evaluate.ood import NOISES, NUMBERS, SCORES, OutOfDistribution, noise_pictures
 from partwise.evaluate.robustness import Robustness
 from partwise.evaluate.runner import run_suite
 from partwise.ops.iscn import TYPES
+from partwise.ops.ood_scores import TRIVIAL
 
 CLASSES = tuple("abcdefg")
 SIDE = 16
@@ -31,6 +33,7 @@ COUNT = 23
 DEFINED = {
     "classification": {"top1", "top5", "nll", "ece", "map"},
     "localization": {"max_box_acc_50", "max_box_acc_v2", "gt_known", "top1_loc", "pxap"},
+    "ood": set(OutOfDistribution.metrics),
     "robustness": set(Robustness.metrics),
     "segmentation": {"cam_miou", "cam_precision", "cam_recall", "miou"},
     "pseudo_masks": {"pseudo_miou"},
@@ -42,13 +45,21 @@ DEFINED = {
     "embedding": set(Embedding.metrics),
     "fewshot": set(FewShot.metrics),
 }
-OPEN = {"fewshot": {f"fewshot_dice_{organ}_{shots}" for organ in CLASSES for shots in SHOTS}}
+OOD_SETS = ("sources", *NOISES)
+OPEN = {
+    "ood": {
+        *(f"{score}@{name}/{number}" for score in SCORES for name in OOD_SETS for number in NUMBERS),
+        *(f"{statistic}@{name}/auroc" for statistic in TRIVIAL for name in NOISES),
+    },
+    "fewshot": {f"fewshot_dice_{organ}_{shots}" for organ in CLASSES for shots in SHOTS},
+}
 """Names that depend on the classes."""
 UNBOUNDED = {"classification/nll", "embedding/effective_rank"}
 SIGNED = ("_cosine", "_control", "_random", "_margin", "_silhouette")
 ALWAYS_THERE = {
     "classification": {"top1", "top5", "nll", "ece"},
     "localization": {"max_box_acc_50", "max_box_acc_v2", "gt_known", "top1_loc", "pxap"},
+    "ood": set(OutOfDistribution.metrics),
     "robustness": {"fgsm_top1", "pgd_top1", "occlusion_centre_top1", "occlusion_boundary_top1", "corruption_top1"},
     "segmentation": {"cam_miou", "cam_precision", "cam_recall", "miou"},
     "pseudo_masks": {"pseudo_miou"},
@@ -56,7 +67,7 @@ ALWAYS_THERE = {
     "embedding": {"knn_top1", "linear_top1", "compose_cosine"},
     "fewshot": {"fewshot_dice_3", "fewshot_dice_6", "fewshot_dice_12"},
 }
-IN_REACH = {"robustness": {"fgsm_top1", "pgd_top1"}}
+IN_REACH: dict[str, set[str]] = {"robustness": {"fgsm_top1", "pgd_top1"}, "ood": set()}
 """What a model that is right of pictures as they are reaches, where that is not everything."""
 SMALLER_IS_BETTER = {"nll", "ece"}
 TRUTH: dict[str, Tensor] = {}
@@ -277,6 +288,19 @@ def trivial_localization(batch: Batch) -> dict[str, float]:
     }
 
 
+def trivial_ood(batch: Batch) -> dict[str, float]:
+    """All pictures have one score: nothing is told apart, but for the statistics without a network."""
+    numbers = {"auroc": 0.5, "aupr_in": 0.5, "aupr_out": 0.5, "tnr95": 0.0, "fpr95": 1.0, "detection_accuracy": 0.5}
+    sets = ("", *(f"@{noise}" for noise in NOISES))
+    found = {f"{score}{name}/{number}": value for score in SCORES for name in sets for number, value in numbers.items()}
+    for name, statistic in TRIVIAL.items():
+        for noise in NOISES:
+            inside, outside = statistic(batch.images), statistic(noise_pictures(noise, batch))
+            wins = (inside[:, None] > outside).double() + 0.5 * (inside[:, None] == outside)
+            found[f"{name}@{noise}/auroc"] = max(wins.mean().item(), 1 - wins.mean().item())
+    return found
+
+
 def trivial_robustness(batch: Batch) -> dict[str, float]:
     """The first class, whatever is done to the picture."""
     first = trivial_classification(batch)["top1"]
@@ -356,6 +380,7 @@ def trivial_fewshot(batch: Batch) -> dict[str, float]:
 KNOWN: dict[str, Callable[[Batch], dict[str, float]]] = {
     "classification": trivial_classification,
     "localization": trivial_localization,
+    "ood": trivial_ood,
     "robustness": trivial_robustness,
     "segmentation": trivial_segmentation,
     "pseudo_masks": trivial_pseudo_masks,
