@@ -273,17 +273,24 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> TrainedRun:
 
 
 def evaluate(
-    run: str | Path, *, on: str | None = None, suites: Sequence[str] = (), quiet: bool = False
+    run: str | Path,
+    *,
+    on: str | None = None,
+    suites: Sequence[str] = (),
+    foreign: Sequence[str] = (),
+    quiet: bool = False,
 ) -> dict[str, float]:
     """Measure a finished run again, with other suites or on another source; adds to its summary and renews its report.
 
-    What was measured on another source is named `suite@kind/metric`. `run` may also be a file that holds its whole recipe, such
-    as `products/set/set.safetensors` of a distilled set: that is measured and nothing is written.
+    What was measured on another source is named `suite@kind/metric`. `foreign` are sources whose pictures are of none of the
+    run's classes, for suite ood. `run` may also be a file that holds its whole recipe, such as `products/set/set.safetensors`
+    of a distilled set: that is measured and nothing is written.
     """
     if Path(run).suffix == ".safetensors":
         return _evaluate_file(Path(run), on=on, suites=suites, quiet=quiet)
     trained = load_trained(Path(run))
     settings = [f"evaluate.suites=[{', '.join(suites)}]"] if suites else []
+    settings += [f"evaluate.foreign={json.dumps(list(foreign))}"] if foreign else []
     recipe, _ = resolve(trained.recipe, settings=settings)
     source = open_source(on or recipe.data.source)
     if source.classes != trained.classes and not isinstance(trained.method, Embedder):

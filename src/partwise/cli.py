@@ -83,6 +83,10 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN")],
     on: Annotated[str | None, typer.Option(metavar="SOURCE", help="Another source than the run's.")] = None,
     suite: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Suites to measure; repeatable.")] = None,
+    foreign: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE", help="Pictures of none of the run's classes, for --suite ood; repeatable."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure a finished run, or the file of a distilled set, again, with other suites or on another source."""
@@ -93,11 +97,12 @@ def evaluate(
     if run.suffix != ".safetensors":
         RunFolder(run).require()
     check_suites(suite or [])
-    if on is not None:
-        parse_source(on)
+    for source in [*([on] if on is not None else []), *(foreign or [])]:
+        parse_source(source)
     from partwise import api
 
-    _table({name: f"{value:.4f}" for name, value in api.evaluate(run, on=on, suites=suite or [], quiet=quiet).items()})
+    found = api.evaluate(run, on=on, suites=suite or [], foreign=foreign or [], quiet=quiet)
+    _table({name: f"{value:.4f}" for name, value in found.items()})
 
 
 @app.command()

@@ -190,6 +190,16 @@ class EvaluateFields(Section):
     during: tuple[str, ...] = Field(("classification",), description="suites of the evaluations on schedule")
     best_by: str = Field("classification/top1", description="validation metric by which the best checkpoint is kept")
     batch_size: int = Field(256, ge=1)
+    foreign: tuple[str, ...] = Field(
+        (),
+        description="sources of pictures of no class of the run's, for suite ood; `--foreign` of `partwise evaluate`",
+    )
+    foreign_quality: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="JPEG quality that foreign pictures go through first, where the training pictures did; None: as they are",
+    )
     box_convention: Literal["continuous", "wsol"] = Field(
         "continuous", description="wsol: inclusive pixels, as the reference code of MaxBoxAcc"
     )

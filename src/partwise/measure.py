@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from partwise.config import Recipe, UserError, did_you_mean
+from partwise.data.foreign import ForeignData
 from partwise.data.loading import PictureData
 from partwise.data.sample import Batch
+from partwise.data.sources import parse_source
 from partwise.engine.runtime import Runtime
 from partwise.engine.tracking import Progress
 from partwise.evaluate.base import Evaluation, Evaluator, find_evaluator
@@ -110,7 +113,10 @@ def measure(
 
 
 def check_measurable(method: Method, recipe: Recipe) -> None:
-    """Raise UserError for a suite that this method cannot answer, and for a `best_by` that nothing measures."""
+    """Raise UserError for a suite that this method cannot answer, a `best_by` that nothing measures, and for what is no source
+    among foreign ones."""
+    for text in recipe.evaluate.foreign:
+        parse_source(text)
     for name in recipe.evaluate.suites:
         build_evaluator(name, method, recipe)
     during = [build_evaluator(name, method, recipe) for name in recipe.evaluate.during]
@@ -128,7 +134,11 @@ def build_evaluator(name: str, method: Method, recipe: Recipe) -> Evaluator:
     kind = find_evaluator(name)
     if not isinstance(method, kind.needs):
         raise UserError(f"evaluate.suites: {name} needs a {kind.needs.__name__}, which {method.name} is not")
-    options = {"box_convention": recipe.evaluate.box_convention} if name == "localization" else {}
+    options: dict[str, Any] = {}
+    if name == "localization":
+        options["box_convention"] = recipe.evaluate.box_convention
+    if name == "robustness":
+        options["fill"] = recipe.model.mean
     return kind(method.classes, **options)
 
 
@@ -158,12 +168,15 @@ def _run_one(
     def again(index: int) -> Batch | None:
         return data.native_batch(index, fields) if native else data.evaluation_batch(torch.tensor([index]), fields)
 
-    return run_suite(
-        evaluator,
-        method,
-        batches(split, size, fields=fields),
-        validation=validation,
-        images=images if final else None,
-        again=again if final else None,
-        gather=runtime.gather_rows if runtime.share.world > 1 else None,
-    )
+    texts = recipe.evaluate.foreign if final and evaluator.compares else ()
+    with closing(ForeignData(texts, data, quality=recipe.evaluate.foreign_quality)) as others:
+        return run_suite(
+            evaluator,
+            method,
+            batches(split, size, fields=fields, most=evaluator.measures_most),
+            validation=validation,
+            foreign=others.batches(size, most=evaluator.measures_most),
+            images=images if final else None,
+            again=again if final else None,
+            gather=runtime.gather_rows if runtime.share.world > 1 else None,
+        )

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from partwise.config import UserError, did_you_mean
@@ -103,6 +104,13 @@ class Evaluator(ABC):
     learns_most: ClassVar[int | None] = None
     """So many pictures of that split at most; None for all."""
 
+    measures_most: ClassVar[int | None] = None
+    """So many pictures of the split at most, for suites that take long; None for all."""
+    compares: ClassVar[bool] = False
+    """Whether pictures of other sources (`evaluate.foreign`) are measured beside."""
+    foreign: Mapping[str, Rows] = MappingProxyType({})
+    """Name of a foreign source -> what `measure_foreign` gave of it, there before `conclude`."""
+
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
 
@@ -116,6 +124,10 @@ class Evaluator(ABC):
 
     def measure_learned(self, model: Any, batch: Batch) -> Rows:
         """The rows of the split that `conclude` chooses or learns on; fewer than `measure` gives where it needs fewer."""
+        return self.measure(model, batch)
+
+    def measure_foreign(self, model: Any, batch: Batch) -> Rows:
+        """The rows of pictures of a foreign source, for suites that compare."""
         return self.measure(model, batch)
 
     @abstractmethod
@@ -141,6 +153,8 @@ class Evaluator(ABC):
 SUITES: Mapping[str, str] = {
     "classification": "partwise.evaluate.classification:Classification",
     "localization": "partwise.evaluate.localization:Localization",
+    "ood": "partwise.evaluate.ood:OutOfDistribution",
+    "robustness": "partwise.evaluate.robustness:Robustness",
     "segmentation": "partwise.evaluate.segmentation:Segmentation",
     "pseudo_masks": "partwise.evaluate.segmentation:PseudoMasks",
     "karyotype": "partwise.evaluate.karyotype:Karyotype",

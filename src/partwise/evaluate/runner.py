@@ -5,7 +5,9 @@ Not for making batches or writing what was found; the same code serves a schedul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ def run_suite(
     batches: Iterable[Batch],
     *,
     validation: Iterable[Batch] | None,
+    foreign: Mapping[str, Iterable[Batch]] = MappingProxyType({}),
     images: Images | None = None,
     again: Again | None = None,
     gather: Gather | None = None,
@@ -33,14 +36,21 @@ def run_suite(
 ) -> Evaluation:
     """Measure `batches` (float pictures in [0, 1], on the model's device) and conclude.
 
-    `validation` is where thresholds are chosen; it is read only if the suite chooses any. `model` must be in eval mode.
+    `validation` is where thresholds are chosen; it is read only if the suite chooses any. `foreign` are pictures of other
+    sources, for suites that compare. `model` must be in eval mode.
     Raises UserError where the model or the data lacks what the suite needs, or there are no pictures.
     """
     assert not getattr(model, "training", False), "put the model in eval mode before it is measured"
     chosen = None
     if validation is not None and evaluator.uses_validation:
-        chosen, _ = collect(evaluator, model, validation, gather=gather, progress=progress, learned=True)
+        learned = evaluator.measure_learned
+        chosen, _ = collect(evaluator, model, validation, gather=gather, progress=progress, measure=learned)
     rows, device = collect(evaluator, model, batches, gather=gather, progress=progress)
+    measure = evaluator.measure_foreign
+    evaluator.foreign = {
+        name: collect(evaluator, model, own, gather=gather, progress=progress, measure=measure)[0]
+        for name, own in foreign.items()
+    }
     redraw = _redrawing(model, images, device) if images is not None and isinstance(model, Mapper) else None
     found = evaluator.conclude(rows, chosen, images=images, redraw=redraw)
     if again is not None:
@@ -56,11 +66,11 @@ def collect(
     *,
     gather: Gather | None = None,
     progress: Progress | None = None,
-    learned: bool = False,
+    measure: Callable[[Any, Batch], Rows] | None = None,
 ) -> tuple[Rows, torch.device]:
     """The rows of all pictures, and the device that the pictures were on. Raises as `run_suite`.
 
-    `learned`: those that the suite chooses or learns on.
+    `measure`: another than the evaluator's own.
     """
     parts: list[Rows] = []
     device = torch.device("cpu")
@@ -71,7 +81,7 @@ def collect(
         device = batch.images.device
         # Only around the measurement: a loader that runs inside would make tensors that no gradient can pass.
         with torch.enable_grad() if evaluator.needs_gradient else torch.inference_mode():
-            measured = (evaluator.measure_learned if learned else evaluator.measure)(model, batch)
+            measured = (measure or evaluator.measure)(model, batch)
         parts.append(_checked(evaluator, measured, batch))
         if progress is not None:
             progress(len(batch))

@@ -7,6 +7,24 @@ from typing import Any
 
 NOTHING = "–"
 
+CORRUPTIONS = {
+    "gaussian_noise": "normal noise",
+    "shot_noise": "photon noise",
+    "impulse_noise": "black and white specks",
+    "defocus_blur": "a blur by a disk",
+    "glass_blur": "pixels copied to near places",
+    "motion_blur": "a smear along a line",
+    "zoom_blur": "a zoom",
+    "snow": "snow",
+    "frost": "frost",
+    "fog": "fog",
+    "brightness": "raised brightness",
+    "contrast": "reduced contrast",
+    "elastic_transform": "elastic bending",
+    "pixelate": "fewer pixels",
+    "jpeg_compression": "JPEG",
+}
+
 # Suite and metric, without the variant between them: what it says, for somebody who meets it for the first time.
 MEANINGS: dict[str, str] = {
     "classification/top1": "share of pictures whose most probable class is the right one",
@@ -18,6 +36,23 @@ MEANINGS: dict[str, str] = {
     "localization/gt_known": "share of pictures whose box (threshold 0.15) has IoU above 0.5, class given",
     "localization/top1_loc": "share of pictures with the class right and the box's IoU above 0.5",
     "localization/pxap": "area under the pixels' precision-recall curve over all thresholds",
+    "ood/auroc": "how often a test picture has a higher score than a foreign one",
+    "ood/aupr_in": "area under precision and recall, test pictures as positives",
+    "ood/aupr_out": "area under precision and recall, foreign pictures as positives",
+    "ood/tnr95": "share of foreign pictures refused where 95 % of the test pictures are let through",
+    "ood/fpr95": "share of foreign pictures let through with 95 % of the test pictures (lower is better)",
+    "ood/detection_accuracy": "best mean of both shares named right, over all thresholds",
+    "robustness/fgsm_top1": "top-1 after one signed gradient step of 8/255: a weak attack, read pgd_top1 beside it",
+    "robustness/pgd_top1": "top-1 after 20 projected gradient steps within 8/255, the worst of 5 restarts",
+    "robustness/corruption_top1": "top-1 on corrupted pictures, mean of 15 corruptions at 5 severities",
+    "robustness/occlusion_centre_top1": "top-1 with the middle covered, mean over nine sizes of the hole",
+    "robustness/occlusion_boundary_top1": "top-1 with all but the middle covered, mean over nine sizes",
+    "robustness/between_mixup_neither": "share of blends of two pictures named neither class (lower is better)",
+    "robustness/between_cutmix_neither": "share of pictures with a hole into another named neither class (lower is better)",
+    **{
+        f"robustness/{name}_top1": f"top-1 on pictures with {what}, mean of 5 severities"
+        for name, what in CORRUPTIONS.items()
+    },
     "segmentation/miou": "mean intersection over union of the segmentation network's masks",
     "segmentation/cam_miou": "mean intersection over union of thresholded activation maps",
     "segmentation/cam_precision": "share of the pixels that thresholded maps give a class which have it, mean of classes",
@@ -100,13 +135,13 @@ MEANINGS: dict[str, str] = {
         for shots in (3, 6, 12, 24)
     },
 }
-LOWER_IS_BETTER = (
-    frozenset({"nll", "ece", "mce", "fpr95", "loss", "unequalness"})
-    | {
-        "warning_rate_healthy",
-        "optimal_warning_rate_healthy",
+LOWER_IS_BETTER = frozenset(
+    {
+        *("nll", "ece", "mce", "fpr95", "loss", "unequalness"),
+        *("correspondence_error", "position_error", "view_error"),
+        *("warning_rate_healthy", "optimal_warning_rate_healthy"),
+        *("between_mixup_neither", "between_cutmix_neither"),
     }
-    | {f"{kind}_error" for kind in ("correspondence", "position", "view")}
 )
 # What a reader looks for first, where a run has it.
 HEADLINES = (
@@ -116,6 +151,8 @@ HEADLINES = (
     "localization/top1_loc",
     "localization/gt_known",
     "localization/pxap",
+    "robustness/pgd_top1",
+    "robustness/corruption_top1",
     "segmentation/pseudo_miou",
     "segmentation/cam_miou",
     "karyotype/type_top1",
