@@ -6,7 +6,7 @@
     python benchmarks/claims/adam_v2.py --quick       (a few steps of every arm on generated chests; no results)
 
 A unit is an arm with a seed. It leaves results/claims/adam_v2/cxr_ARM_seedN.json and is not repeated where that exists.
-Encoders learn from the training pictures of both hospitals without labels; pictures of test patients are in no training. Arms have
+Encoders learn from the training pictures of both hospitals without labels; test patients are in no training. Arms have
 the passes that fit into the same seconds, by the rates of the one machine that measured them.
 
 Named before the first run:
