@@ -134,7 +134,7 @@ def fit_heads(method: AdamMethod, data: PictureData, job: Job) -> None:
     settings = [f"method.{name}={value}" for name, value in frozen.items()]
     recipe = resolve(job.recipe, settings=settings)[0]
     assert isinstance(recipe, AdamRecipe)
-    job.recipe, method.fields = recipe, recipe.method
+    job.recipe, method.fields, method.num_parts = recipe, recipe.method, recipe.method.num_parts
     for network in (method.student, method.student_head):
         network.requires_grad_(False)
     with job.folder.lock():

@@ -15,6 +15,7 @@ _NAMES = {
     "train": "partwise.api",
     "predict": "partwise.api",
     "load": "partwise.api",
+    "export": "partwise.api",
     "doctor": "partwise.api",
     "open_source": "partwise.data.sources",
     "CutMix": "partwise.ops.mix_transforms",
@@ -34,6 +35,7 @@ __all__ = ["__version__", *sorted(_NAMES)]  # noqa: PLE0604  # names of a lazy t
 if TYPE_CHECKING:
     from partwise import ops as ops
     from partwise.api import doctor as doctor
+    from partwise.api import export as export
     from partwise.api import load as load
     from partwise.api import predict as predict
     from partwise.api import train as train

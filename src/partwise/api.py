@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import save
 
 from partwise.config import Recipe, UserError, differences, override, to_yaml
 from partwise.data.checks import check_headers, check_source
@@ -29,6 +30,8 @@ from partwise.methods.base import CaseNamer, DataFacts, Method
 from partwise.methods.recipes import find_recipe, load_recipe, resolve
 from partwise.methods.table import find_method
 from partwise.methods.trained import TrainedRun, load_trained, load_whole, save_trained
+from partwise.models.encoders import load_encoder
+from partwise.models.exports import export_tensors
 from partwise.ops import draws
 from partwise.report.page import write_page
 from partwise.report.study_page import write_study_page
@@ -37,7 +40,7 @@ from partwise.run import RunFolder, write_atomically
 if TYPE_CHECKING:
     from partwise.data.checks import DataReport
 
-__all__ = ["data", "doctor", "evaluate", "load", "predict", "report", "train"]
+__all__ = ["data", "doctor", "evaluate", "export", "load", "predict", "report", "train"]
 
 
 def train(
@@ -375,6 +378,20 @@ def predict(
     finally:
         progress.close()
     return Predictions(Path(out), count, faults, shown)
+
+
+def export(run: str | Path, *, to: str, out: str | Path | None = None) -> Path:
+    """The backbone of a finished run under the names of another library: `timm`, `torchvision` or `smp` (its encoders).
+
+    Writes tensors alone, as safetensors (default: `RUN/TO.safetensors`), and returns the file. Raises UserError where the run
+    has no backbone, or the library no such network.
+    """
+    folder = RunFolder(Path(run))
+    folder.require()
+    encoder = load_encoder(folder.model)
+    path = Path(out) if out is not None else folder.path / f"{to}.safetensors"
+    write_atomically(path, save({n: t.contiguous() for n, t in export_tensors(encoder.backbone, to).items()}))
+    return path
 
 
 def report(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Path:

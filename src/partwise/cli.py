@@ -124,6 +124,21 @@ def predict(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    to: Annotated[str, typer.Option(metavar="LIBRARY", help="timm, torchvision or smp.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: RUN/LIBRARY.safetensors.")] = None,
+) -> None:
+    """The backbone of a run under the names of another library, as safetensors."""
+    from partwise.run import RunFolder
+
+    RunFolder(run).require()
+    from partwise import api
+
+    typer.echo(api.export(run, to=to, out=out))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...")],
     out: Annotated[Path | None, typer.Option(metavar="FILE")] = None,

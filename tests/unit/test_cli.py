@@ -58,7 +58,7 @@ QUICK: dict[str, tuple[list[str], int, str]] = {
     "recipe without its method": (
         ["train", "smoke"],
         2,
-        "did you mean 'cutmix/smoke' or 'ppl/smoke' or 'varifocal/smoke'?",
+        "did you mean 'adam_v2/smoke' or 'cutmix/smoke' or",
     ),
     "recipe file that is not there": (["train", "mine.yaml"], 2, "mine.yaml: there is no such file"),
     "mistyped field": ([*SMOKE, "--set", "train.epoch=3"], 2, "did you mean 'train.epochs'?"),
@@ -260,7 +260,7 @@ def test_an_unknown_name_of_the_package() -> None:
         _ = partwise.trian
 
 
-VERBS = ("train", "evaluate", "predict", "report", "data", "doctor")
+VERBS = ("train", "evaluate", "predict", "export", "report", "data", "doctor")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -39,7 +39,8 @@ class AdamFields(Section):
     num_parts: int = Field(4, ge=1, le=64, description="equal parts of an anchor, a square number")
     localize_epochs: tuple[NonNegativeFloat, ...] = Field(
         (200.0, 200.0, 100.0),
-        description="first phase, localizability alone: passes at levels 0, 1, 2, ...; none: left out",
+        description="first phase, localizability alone: passes at levels 0, 1, 2, ...; none: left out. With none "
+        "in either phase the encoder is measured as it is",
     )
     part_whole_epochs: tuple[NonNegativeFloat, ...] = Field(
         (10.0, 90.0, 165.0), description="second phase, with parts and wholes: passes at each level; none: left out"
@@ -300,6 +301,21 @@ def cxr_small() -> AdamRecipe:
             "evaluate": base.evaluate.model_copy(update={"suites": ("embedding", "fewshot")}),
             "method": base.method.model_copy(update=fields),
         }
+    )
+
+
+@BOOK.add("adam_v2/encoder")
+def encoder() -> AdamRecipe:
+    """Any encoder as it is, measured and not trained: a timm name, random or from a local file of weights.
+
+    partwise train adam_v2/encoder --data cxrmasks:DIR --set model.backbone=resnet50 --set model.weights=FILE
+    """
+    return AdamRecipe(
+        recipe="adam_v2/encoder",
+        data=DataFields(source="cxrmasks:data/chest_xray_masks?part=jsrt", size=448, augment=PLAIN),
+        model=ModelFields(backbone="resnet50"),
+        evaluate=EVALUATE.model_copy(update={"suites": ("embedding", "fewshot")}),
+        method=AdamFields(num_prototypes=2, hidden=1, bottleneck=1, localize_epochs=(), part_whole_epochs=()),
     )
 
 

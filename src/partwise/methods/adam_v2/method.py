@@ -49,7 +49,7 @@ class AdamMethod(Method):
         self.fields: AdamFields = cast(AdamRecipe, recipe).method
         self._check()
         self.input_size = self.fields.view_size
-        self.num_parts = self.fields.num_parts
+        self.num_parts = self.fields.num_parts if self.is_v2 and any(self.fields.part_whole_epochs) else 0
         self.student = build_encoder(**self._encoder_arguments(), weights=recipe.model.weights)
         width = self.student.num_features
         self.student_head = DinoHead(**self._head(width)) if self.is_v2 else ContrastHead(**self._head(width))
@@ -73,10 +73,6 @@ class AdamMethod(Method):
         """What would fail later is said now."""
         fields = self.fields
         weights = (fields.localize_weight, fields.compose_weight, fields.decompose_weight)
-        if not any(fields.localize_epochs) and not any(fields.part_whole_epochs):
-            raise UserError(
-                "method.localize_epochs and method.part_whole_epochs: both empty; expected passes in one phase"
-            )
         if any(fields.part_whole_epochs) and not any(weights):
             raise UserError("method.localize_weight, compose_weight and decompose_weight: all 0; expected one above 0")
         if fields.local_size == fields.view_size:

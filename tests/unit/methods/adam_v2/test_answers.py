@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file, save_file
 
 import partwise as pw
 from partwise.config import UserError
@@ -54,7 +56,6 @@ def test_the_file_holds_an_encoder_to_take_away(trained: TrainedRun) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("method.localize_epochs=[]", "method.part_whole_epochs=[]"), "both empty"),
         (("method.localize_weight=0", "method.compose_weight=0", "method.decompose_weight=0"), "all 0"),
         (("method.local_size=32",), "expected another than method.view_size"),
     ],
@@ -63,6 +64,28 @@ def test_settings_that_train_nothing_are_refused(settings: tuple[str, ...], mess
     recipe, _ = resolve("adam_v2/smoke", settings=settings)
     with pytest.raises(UserError, match=message):
         AdamMethod(recipe, DataFacts((), channels=1))
+
+
+def test_an_encoder_is_measured_as_it_is(tmp_path: Path) -> None:
+    """A local file of weights, no training: the numbers are that encoder's, and heads that nobody trained are not asked."""
+    network = timm.create_model("resnet18", num_classes=0)
+    save_file(network.state_dict(), tmp_path / "mine.safetensors")
+    settings = ["model.backbone=resnet18", f"model.weights={tmp_path / 'mine.safetensors'}", "data.size=64"]
+    settings += ["method.view_size=64", "method.local_size=32", "evaluate.suites=[embedding]"]
+    source = "radiographs:?size=64&train=12&val=4&test=8"
+    made = pw.train("adam_v2/encoder", data=source, out=tmp_path / "run", settings=settings, quiet=True)
+    metrics = pw.load(made).summary["metrics"]
+    assert "embedding/compose_margin" in metrics and "embedding/decompose_top1" not in metrics
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        expected = network.eval()((images - mean) / std)
+    torch.testing.assert_close(pw.load(made).embed(images), expected, rtol=1e-3, atol=1e-3)
+    assert pw.export(made, to="timm") == tmp_path / "run" / "timm.safetensors"
+    again = timm.create_model("resnet18", num_classes=0)
+    again.load_state_dict(load_file(tmp_path / "run" / "timm.safetensors"))
+    with pytest.raises(UserError, match=r"resnet18|export to 'onnx': expected one of timm"):
+        pw.export(made, to="onnx")
 
 
 def test_pictures_too_small_for_their_parts_are_refused(tmp_path: Path) -> None:
