@@ -67,6 +67,7 @@ FOLLOWING = {
     "autograd, 1e-4": "following for a pass, autograd, 1e-4",
 }
 """Results of varifocal_following, and what was done to the boxes."""
+PARTS = r"part_whole_(?P<arm>[a-z]+)_seed\d+"
 CELLS, K, ELSEWHERE = "varifocal_cells_varifocal_seed0", "karyotype/", "karyotype@chromosomes/"
 CREATURES, KARYOTYPES, RADIOGRAPHS = "worlds_creatures", "worlds_karyotypes", "worlds_radiographs"
 ROWS = (
@@ -173,6 +174,19 @@ ROWS = (
         ("ratios", "grey over pil"),
         "{:.2f}",
         4.0,
+    ),
+    Row(
+        "pretraining",
+        "Adam-v2, a whole step over its plain re-creation, two cores",
+        ("ours over published",),
+        "{:.2f}",
+        1.0,
+    ),
+    Row("pretraining", "... first phase over lightly's blocks, two cores", ("ours over lightly",), "{:.2f}", 1.0),
+    Row("adam_v2_demo", "`adam_v2/demo`, set-up aside: seconds", ("seconds",), "{:.0f}", most=900),
+    *(
+        Row(PARTS, f"`adam_v2/demo`, {{arm}}: `embedding/{name}`", ("metrics", f"embedding/{name}"), "{:.3f}")
+        for name in ("compose_margin", "decompose_top1", "effective_rank", "knn_top1")
     ),
     *(
         Row(

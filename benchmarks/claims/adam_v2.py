@@ -58,7 +58,7 @@ from record import REPOSITORY, write_result
 RECIPE = "adam_v2/cxr-small"
 UNITS = REPOSITORY / "results" / "claims" / "adam_v2"
 SCRIPT = "python benchmarks/claims/adam_v2.py"
-SECONDS = 300.0
+SECONDS = 180.0
 """What every arm may train, on the machine and threads of `--rates`."""
 FIRST = 1 / 3
 """The share of it that the first phase has, where there is a second."""
