@@ -18,6 +18,7 @@ from partwise.data.sources import parse_source
 from partwise.engine.runtime import Runtime
 from partwise.engine.tracking import Progress
 from partwise.evaluate.base import Evaluation, Evaluator, find_evaluator
+from partwise.evaluate.embedding import Embedder
 from partwise.evaluate.runner import run_suite
 from partwise.methods.base import Method
 from partwise.report import figures
@@ -91,7 +92,9 @@ def measure(
     detail: dict[str, dict[str, Any]] = {}
     pictures: list[Picture] = []
     for name in suites:
-        evaluator = build_evaluator(name, method, recipe)
+        # An encoder knows no classes: those of the pictures it is asked about count.
+        classes = data.source.classes if isinstance(method, Embedder) else method.classes
+        evaluator = build_evaluator(name, method, recipe, classes)
         evaluator.attend(data.source)
         if evaluator.one_class and method.facts.multi_label:
             if progress is not None:
@@ -129,8 +132,11 @@ def check_measurable(method: Method, recipe: Recipe) -> None:
         )
 
 
-def build_evaluator(name: str, method: Method, recipe: Recipe) -> Evaluator:
-    """The suite for this method. Raises UserError where the method does not answer to the protocol it needs."""
+def build_evaluator(name: str, method: Method, recipe: Recipe, classes: Sequence[str] | None = None) -> Evaluator:
+    """The suite for this method, and its classes or others.
+
+    Raises UserError where the method does not answer to the protocol that the suite needs.
+    """
     kind = find_evaluator(name)
     if not isinstance(method, kind.needs):
         raise UserError(f"evaluate.suites: {name} needs a {kind.needs.__name__}, which {method.name} is not")
@@ -139,7 +145,7 @@ def build_evaluator(name: str, method: Method, recipe: Recipe) -> Evaluator:
         options["box_convention"] = recipe.evaluate.box_convention
     if name == "robustness":
         options["fill"] = recipe.model.mean
-    return kind(method.classes, **options)
+    return kind(method.classes if classes is None else classes, **options)
 
 
 def _run_one(

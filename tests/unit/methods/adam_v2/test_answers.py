@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import partwise as pw
+from partwise import api
 from partwise.config import UserError
 from partwise.methods.adam_v2.method import AdamMethod
 from partwise.methods.adam_v2.watching import Collapse, describe_collapse
@@ -38,6 +39,13 @@ def test_embeddings_of_pictures_windows_and_cells(trained: TrainedRun) -> None:
     torch.testing.assert_close(found[:, 1], trained.embed(images[:, :, 24:, 16:48]), rtol=0.02, atol=0.02)
     dense = trained.embed_dense(images)
     assert dense.shape == (2, 64, 12, 16)
+
+
+def test_an_encoder_is_asked_about_pictures_with_other_classes(trained: TrainedRun) -> None:
+    """Trained beside five findings, asked about five organs: their names are in the numbers."""
+    other = "radiographs:?size=64&train=8&val=2&test=6&classes=organs"
+    found = api.evaluate(trained.folder.path, on=other, suites=["fewshot"], quiet=True)
+    assert "fewshot@radiographs/fewshot_dice_heart_3" in found or "embedding@radiographs/fewshot_dice_heart_3" in found
 
 
 def test_a_run_without_embeddings_says_so(tmp_path: Path) -> None:
