@@ -50,6 +50,7 @@ def smoke() -> FyiRecipe:
             images_per_class=2,
             iterations=4,
             real_batch=4,
+            symmetry_networks=2,
             trial=TrialFields(networks=2, epochs=2, whole_epochs=1),
         ),
     )
@@ -67,7 +68,12 @@ def demo() -> FyiRecipe:
         model=ModelFields(backbone="convnet-d3", arguments={"width": 32}),
         train=TrainFields(precision="fp32"),
         evaluate=EVALUATE.model_copy(update={"every": 20.0}),
-        method=FyiFields(iterations=400, real_batch=64, trial=TrialFields(networks=3, epochs=200, whole_epochs=10)),
+        method=FyiFields(
+            iterations=400,
+            real_batch=64,
+            symmetry_networks=10,
+            trial=TrialFields(networks=3, epochs=200, whole_epochs=10),
+        ),
     )
 
 
@@ -80,7 +86,9 @@ def _small(name: str, *, optim: OptimFields, lr: float | None = 0.01, **fields: 
         optim=optim,
         train=TrainFields(precision="fp32"),
         evaluate=EVALUATE.model_copy(update={"every": 10.0}),
-        method=FyiFields(**fields, trial=TrialFields(networks=3, epochs=300, lr=lr, whole_epochs=5)),
+        method=FyiFields(
+            **fields, symmetry_networks=10, trial=TrialFields(networks=3, epochs=300, lr=lr, whole_epochs=5)
+        ),
     )
 
 

@@ -107,6 +107,11 @@ class FyiFields(Section):
     real_precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="arithmetic of the real pictures' features, which are not differentiated"
     )
+    symmetry_networks: int = Field(
+        20,
+        ge=0,
+        description="random networks by which the report compares classes with their mirror images; 0: no such figure",
+    )
     trial: TrialFields = Field(TrialFields(), description="how the set is measured by the suite `distilled`")
 
 

@@ -65,7 +65,7 @@ class Distil(TrainStage):
         augments = self.fields.strategy not in ("", "none")
         flip = self.fields.distil == "flip" or (self.fields.distil == "fyi" and augments and self.convention == "dsa")
         self.rule = flip_rule(self.convention, self.fields.strategy, flip=flip)
-        self.steps = self.fields.iterations
+        self.steps, self.ema = self.fields.iterations, self.recipe.train.ema
         self.batch_size = self.fields.real_batch * self.num_classes
         self.steps_per_epoch = max(1, round(sum(map(len, self.real.places)) / self.batch_size))
 

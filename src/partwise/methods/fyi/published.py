@@ -135,7 +135,7 @@ def published(base: str, data: str, place: int) -> FyiRecipe:
         optim=optim,
         train=TrainFields(precision="fp32", ema=ema),
         evaluate=EVALUATE.model_copy(update={"every": 100.0 if base in ("dm", "dc", "dsa") else 10.0}),
-        method=FyiFields(**fields, trial=trial),
+        method=FyiFields(**fields, symmetry_networks=50, trial=trial),
     )
 
 
@@ -173,7 +173,9 @@ def subset(name: str, place: int) -> FyiRecipe:
         optim=_rate(row[3]),
         train=TrainFields(precision="fp32"),
         evaluate=EVALUATE.model_copy(update={"every": 10.0}),
-        method=FyiFields(images_per_class=count, **_followed(row, alpha=0.0), trial=TrialFields(lr=None)),
+        method=FyiFields(
+            images_per_class=count, **_followed(row, alpha=0.0), symmetry_networks=50, trial=TrialFields(lr=None)
+        ),
     )
 
 

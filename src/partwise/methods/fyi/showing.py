@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from partwise.data.loading import PictureData
+from partwise.methods.fyi.symmetry import symmetry_picture
 from partwise.ops.flips import picture_unequalness, symmetry_energy
 from partwise.report import figures
 from partwise.report.values import Cell, Picture
@@ -33,6 +34,8 @@ def shown(method: FyiMethod, data: PictureData) -> list[Picture]:
     synthetic = method.set
     before = method.beginning(data).to(synthetic.images.device)
     pictures = [_beside(method, before)]
+    if method.fields.symmetry_networks:
+        pictures.append(symmetry_picture(method, data, before))
     return pictures
 
 

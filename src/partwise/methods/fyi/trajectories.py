@@ -41,7 +41,6 @@ class MatchTrajectories(Distil):
         if fields.distil == "fyi":  # mirror images double it again
             self.student_batch = max(1, self.student_batch // 2)
         self.batch_size = self.student_batch * (2 if fields.distil == "fyi" else 1) * fields.student_steps
-        self.ema = self.recipe.train.ema
 
     def prepare(self, products: Products) -> None:
         self.job.runtime.agree(True)  # until the process that leads has written the experts' index

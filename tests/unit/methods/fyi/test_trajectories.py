@@ -112,7 +112,7 @@ def test_experts_of_another_run_are_followed_or_named(tmp_path: Path) -> None:
     made_experts(tmp_path / "first")
     run = f"method.experts.run={tmp_path / 'first'}"
     later = setting(tmp_path / "second", [*MTT, run])
-    assert [stage.name for stage in later.method.stages(later.data, later.job)] == ["distil", "student"]
+    assert [stage.name for stage in later.method.stages(later.data, later.job)] == ["distil", "set", "student"]
     stage = later.distil
     stage.step(0, {name: plan.optimizer for name, plan in stage.plans().items()})
     for change, told in (
