@@ -19,6 +19,7 @@ from partwise.models.contract import Backbone
 from partwise.models.convnet import ConvNet, SmallAlexNet, SmallVgg11
 from partwise.models.pyramidnet import PyramidNet
 from partwise.models.small_resnet import SmallResNet
+from partwise.models.vgg import VggGap
 from partwise.models.wide_resnet import WideResNet
 from partwise.models.wide_resnet38 import WideResNet38
 
@@ -47,6 +48,7 @@ OWN: Mapping[str, tuple[Callable[..., Backbone], Mapping[str, Any]]] = MappingPr
         "convnet-d5": (ConvNet, {"depth": 5}),
         "small-alexnet": (SmallAlexNet, {}),
         "small-vgg11": (SmallVgg11, {}),
+        "vgg-gap": (VggGap, {}),
         "small-resnet": (SmallResNet, {}),
         "small-resnet18": (SmallResNet, {"blocks": (2, 2, 2, 2), "width": 64, "halving": "stride"}),
         "small-resnet18-ap": (SmallResNet, {"blocks": (2, 2, 2, 2), "width": 64, "halving": "average"}),

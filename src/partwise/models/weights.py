@@ -81,8 +81,9 @@ def find_prefixes(names: list[str], wanted: list[str]) -> list[str]:
 def load_weights(network: nn.Module, path: Path, *, name: str) -> None:
     """Copy the tensors of a file into `network`, all or none; `name` is what messages call the network.
 
-    A classifier behind the features is ignored. Raises UserError, with how many tensors match and the first that do
-    not, where one is missing or has another shape, or where the file holds more of the same modules (a deeper network).
+    A classifier behind the features is ignored, and the children that the network names in `fresh` may be missing. Raises
+    UserError, with how many tensors match and the first that do not, where one is missing or has another shape, or where the
+    file holds more of the same modules (a deeper network).
     """
     wanted = network.state_dict()
     tensors = read_tensors(path)
@@ -92,6 +93,8 @@ def load_weights(network: nn.Module, path: Path, *, name: str) -> None:
         raise UserError(f"weights {path}: holds {name} more than once, under {listed}; save the one you want alone")
     prefix = prefixes[0] if prefixes else ""
     found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    fresh = getattr(network, "fresh", ())
+    wanted = {key: value for key, value in wanted.items() if key in found or key.split(".")[0] not in fresh}
     problems = misfits(network, wanted, found)
     if problems:
         good = sum(key in found and found[key].shape == value.shape for key, value in wanted.items())

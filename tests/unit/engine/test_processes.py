@@ -39,9 +39,10 @@ def train(out: Path, *extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
-def weights(tmp_path: Path, devices: int, precision: str) -> dict[str, torch.Tensor]:
+def weights(tmp_path: Path, devices: int, precision: str, *settings: str) -> dict[str, torch.Tensor]:
     out = tmp_path / f"{precision}-{devices}"
-    done = train(out, "--devices", str(devices), "--set", f"train.precision={precision}")
+    more = [word for setting in settings for word in ("--set", setting)]
+    done = train(out, "--devices", str(devices), "--set", f"train.precision={precision}", *more)
     assert done.returncode == 0, done.stderr
     return load_file(out / "model.safetensors")
 
@@ -64,6 +65,16 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert 0 < rounding < 1e-2
     assert distance(single, double) <= 3 * rounding
     assert distance(exact, double) <= 3 * rounding
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("rule", [("method.mix=mixup", "method.cutout=true"), ("method.mix=saliencymix",)])
+def test_rivals_find_their_partners_in_the_whole_batch(rule: tuple[str, ...], tmp_path: Path) -> None:
+    """What is cut out of a partner, and where its peak lies, another process may hold."""
+    settings = ("train.epochs=1", "method.p=1", *rule)
+    one, two = (weights(tmp_path, devices, "fp64", *settings) for devices in (1, 2))
+    assert distance(one, two) <= 1e-7
 
 
 def test_a_mistake_is_said_once_and_before_the_processes_start(tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ class Train(TrainStage):
             images = (images.clamp(0, 1) * 255).round().to(torch.uint8)
         assert batch.targets is not None
         soft = batch.targets[:count].cpu()
+        inside = "; maps of them are mixed inside the network" if isinstance(batch, LayeredBatch) else " and mixing"
         names = self.method.classes
         shares = [[(names[k], float(row[k])) for k in row.argsort(descending=True)[:2] if row[k] > 0] for row in soft]
         picture = figures.mixed_batch(images.permute(0, 2, 3, 1).numpy(), shares, columns=8)
@@ -178,7 +179,7 @@ class Train(TrainStage):
             "first_batch",
             figures.encode_png(picture),
             title="The first batch as the network sees it",
-            caption="After augmentation and mixing, with the shares of the soft label.",
+            caption=f"After augmentation{inside}, with the shares of the soft label.",
             order=40,
             rows=[{"id": str(row.pop("id")), "label": ", ".join(f"{k} {v}" for k, v in row.items())} for row in rows],
         )
