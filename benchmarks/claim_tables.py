@@ -14,6 +14,11 @@ COLUMNS = ("cam_miou", "cam_precision", "cam_recall", "recall_telling", "recall_
 
 CELLS = ("type_top1", "type_f1", "polarity_top1", "case_accuracy", "dispatched_case_accuracy", "optimal_case_accuracy")
 """The numbers of chromosomes that a table shows, without their suite."""
+ENCODERS = (
+    *("fewshot_dice_clavicles_3", "fewshot_dice_clavicles_12", "fewshot_dice_heart_3"),
+    *("compose_margin", "decompose_top1", "effective_rank"),
+)
+"""The numbers of encoders that a table shows, without their suite."""
 TABLE_III: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "both": ("Varifocal-Net", ("0.989", "0.987", "0.992", "0.989", "0.992", "")),
     "whole": ("G-Net", ("0.978", "0.975", "0.990", "0.978", "0.982", "")),
@@ -51,6 +56,20 @@ def cells_table(arms: Mapping[str, Mapping[str, Any]]) -> str:
             name, numbers = TABLE_III[arm]
             rows.append(f"| *paper: {name}* | | {' | '.join(numbers)} |")
     return "\n".join(rows)
+
+
+def encoders_block(values: Mapping[str, Any] | None) -> str:
+    """The tables of a study of encoders: every arm, what needs no encoder, and the endpoints; None: not measured yet."""
+    if values is None:
+        return "No arm has been measured yet."
+    rows = [f"| arm | seeds | {' | '.join(ENCODERS)} |", f"| --- | --- | {' | '.join('---' for _ in ENCODERS)} |"]
+    for arm, found in values["arms"].items():
+        cells = [spread(over_seeds(found.get(f"embedding/{name}", []))) for name in ENCODERS]
+        rows.append(f"| {arm} | {len(found['seeds'])} | {' | '.join(cells)} |")
+    for way in ("mean_mask", "atlas"):
+        numbers = [values["beside"].get(f"embedding/{name}", {}).get(way) for name in ENCODERS]
+        rows.append(f"| {way.replace('_', ' ')} | | {' | '.join('' if n is None else f'{n:.3f}' for n in numbers)} |")
+    return "\n\n".join(["\n".join(rows), endpoints_table(values)])
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float | None] | None:

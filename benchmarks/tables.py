@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claim_tables import cells_block, maps_block
+from claim_tables import cells_block, encoders_block, maps_block
 from partwise.methods.recipes import find_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -28,6 +28,7 @@ PAGES = {"README.md": "results", "docs/results.md": "../results"}
 CLAIMS = {
     "docs/claims/ppl.md": ("claims_ppl_creatures", maps_block),
     "docs/claims/varifocal.md": ("claims_varifocal_cells", cells_block),
+    "docs/claims/adam_v2.md": ("claims_adam_v2_cxr", encoders_block),
 }
 """Page -> the study that it shows, and what writes its tables from the study's values, None where there are none yet."""
 MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
