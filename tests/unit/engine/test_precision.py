@@ -18,7 +18,7 @@ from partwise.engine.loop import Interrupted, Job, run_stages
 from partwise.engine.optim import build_optimizer, parameter_groups
 from partwise.engine.stages import Plan, Products
 from partwise.methods.cutmix.config import CutMixFields
-from partwise.methods.cutmix.method import SoftLabelLoss
+from partwise.methods.cutmix.training import SoftLabelLoss
 from partwise.ops import draws
 from tests.unit.engine.toys import Plain, make_job
 
