@@ -214,7 +214,9 @@ class Study:
             phases = ("method.localize_epochs=[]", "method.part_whole_epochs=[1.0, 1.0]") if arm.second else ()
             recipe = self.recipe(name, 0, *phases)
             if name == "moco":
-                _, rate = train_moco(self.method(recipe), self.data, self.runtime, seed=0, steps=20)
+                _, rate = train_moco(
+                    self.method(recipe), self.data, self.runtime, seed=0, steps=24, level=lambda _: 1, untimed=4
+                )
                 found[name] = rate
                 continue
             with tempfile.TemporaryDirectory() as scratch:
@@ -271,6 +273,7 @@ class Study:
             "seed": seed,
             "metrics": found.metrics,
             "beside": beside,
+            "threads": torch.get_num_threads(),
             "passes": passes,
             "stages": reports,
         }
@@ -281,20 +284,29 @@ class Study:
         if not ARMS[name].trains:
             return method, []
         if name == "moco":
-            steps = max(
-                1, round(sum(self.passes(name)["localize_epochs"]) * self.data.steps_per_epoch(recipe.train.batch_size))
+            each = self.data.steps_per_epoch(recipe.train.batch_size)
+            coarse, fine = (round(epochs * each) for epochs in self.passes(name)["localize_epochs"])
+            steps = max(1, coarse + fine)
+            seconds, rate = train_moco(
+                method, self.data, self.runtime, seed=seed, steps=steps, level=lambda step: int(step >= coarse)
             )
-            seconds, rate = train_moco(method, self.data, self.runtime, seed=seed, steps=steps)
             return method, [{"name": "moco", "steps": steps, "seconds": seconds, "images_per_second": rate}]
         job = self.job(recipe, self.options.runs / f"{name}_seed{seed}")
         shared = self.options.runs / f"first_seed{seed}" / "localize"
         if ARMS[name].second and shared.exists() and not job.products.folder("localize").exists():
-            shutil.copytree(shared, job.products.folder("localize"))
+            copied(shared, job.products.folder("localize"))
         with job.folder.lock():
             reports = run_stages(method.stages(self.data, job), job)
         if ARMS[name].second and not shared.exists():
-            shutil.copytree(job.products.folder("localize"), shared)
+            copied(job.products.folder("localize"), shared)
         return method, reports
+
+
+def copied(source: Path, target: Path) -> None:
+    """A folder at its new place, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        shutil.copytree(source, Path(scratch) / "copy").rename(target)
 
 
 def split(passes: float) -> list[float]:
@@ -328,10 +340,14 @@ def summarise() -> None:
     kept = {name: result for name, result in secondary.items() if result is not None}
     corrected = holm({name: result.p for name, result in kept.items()})
     primary = difference(found, "LCD_fixed", "L", CLAVICLES_3)
+    best = arms.get("LCD_fixed", {}).get(CLAVICLES_3, [])
+    above = {way: bool(best) and sum(best) / len(best) > value for way, value in beside[CLAVICLES_3].items()}
+    called = "not above what needs no encoder" if not all(above.values()) else primary and verdict(primary)
     values = {
         "arms": arms,
         "beside": beside,
-        "primary": {} if primary is None else {"LCD_fixed - L": primary.plain() | {"verdict": verdict(primary)}},
+        "above": above,
+        "primary": {} if primary is None else {"LCD_fixed - L": primary.plain() | {"verdict": called}},
         "secondary": {
             name: result.plain() | {"p_holm": corrected[name], "verdict": verdict(result, corrected[name])}
             for name, result in kept.items()

@@ -1,34 +1,47 @@
 """The rival of Adam-v2's claim study: MoCo-v2 from lightly's blocks, on the package's encoder, pictures and views.
 
-Projection head, loss with its queue and momentum update are lightly's; views are those of Adam-v1 at level 0 (random crops of a
-fifth or more, jitter, blur, rotation, no mirror images, because left and right differ).
+Projection head, loss with its queue and momentum update are lightly's. Views are those of Adam-v1 (random crops of a fifth or
+more, jitter, blur, rotation, no mirror images, because left and right differ) of anchors at the same levels as the first phase
+of Adam-v2; the optimiser is the recipe's. Nothing of it was tuned.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from partwise.data.anatomy_views import contrast_views, draw_views, render, view_blocks
 from partwise.data.loading import PictureData
+from partwise.engine.loop import Interrupted
+from partwise.engine.optim import build_optimizer, parameter_groups, set_rate
 from partwise.engine.runtime import Runtime
 from partwise.methods.adam_v2.method import AdamMethod
 from partwise.ops import draws
 
-QUEUE, DIM, HIDDEN = 2048, 128, 512
+QUEUE, DIM, HIDDEN = 256, 128, 512
+"""Fewer keys than a pass has pictures, so that hardly a picture meets itself among the negatives."""
 MOMENTUM, TEMPERATURE = 0.99, 0.2
-RATE, WARMUP = 2e-3, 0.05
-"""The rate of the recipe's own optimiser, AdamW, over a half cosine after a warm-up."""
 
 
 def train_moco(
-    method: AdamMethod, data: PictureData, runtime: Runtime, *, seed: int, steps: int
+    method: AdamMethod,
+    data: PictureData,
+    runtime: Runtime,
+    *,
+    seed: int,
+    steps: int,
+    level: Callable[[int], int],
+    untimed: int = 0,
 ) -> tuple[float, float]:
-    """Train so many steps and leave the query's encoder as the method's; returns seconds and pictures a second."""
+    """Train so many steps, each at its `level`, and leave the query's encoder as the method's.
+
+    Returns seconds and pictures a second, the first `untimed` steps aside. Raises Interrupted after a signal.
+    """
     from lightly.loss import NTXentLoss
     from lightly.models.modules import MoCoProjectionHead
     from lightly.models.utils import batch_shuffle, batch_unshuffle, deactivate_requires_grad, update_momentum
@@ -42,17 +55,21 @@ def train_moco(
     deactivate_requires_grad(key), deactivate_requires_grad(key_head)
     query.to(memory_format=layout), key.to(memory_format=layout)
     loss = NTXentLoss(temperature=TEMPERATURE, memory_bank_size=(QUEUE, DIM)).to(device)
-    optimizer = torch.optim.AdamW([*query.parameters(), *head.parameters()], lr=RATE, weight_decay=0.04)
-    each, table = recipe.train.batch_size, contrast_views(method.fields.view_size)
+    epochs = steps / data.steps_per_epoch(recipe.train.batch_size)
+    optim = recipe.optim.model_copy(update={"warmup": min(method.fields.warmup_epochs / epochs, 0.5)})
+    optimizer = build_optimizer(parameter_groups(nn.ModuleList([query, head]), optim), optim)
+    each, table = recipe.train.batch_size, replace(contrast_views(method.fields.view_size), anchor="square")
     batches = data.train_batches(0, batch_size=each, parts=1, seed=seed, stage="moco")
     blocks = view_blocks(table, each, device=device)
-    begun, counted = time.perf_counter(), 0
+    begun = time.perf_counter()
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * rate(step / steps)
+        if step == untimed:
+            begun = time.perf_counter()
+        set_rate(optimizer, optim, step / steps)
         images = next(batches).images
         size = (images.shape[-2], images.shape[-1])
-        drawn = draw_views(each, table, size=size, level=0, generator=draws.generator(seed, "moco", "views", step))
+        generator = draws.generator(seed, "moco", "views", step)
+        drawn = draw_views(each, table, size=size, level=level(step), generator=generator)
         render(images, drawn, grey=True, out=blocks, pool=data.pool if device.type == "cpu" else None)
         one, other = (view.contiguous(memory_format=layout) for view in blocks[method.fields.view_size])
         update_momentum(query, key, m=MOMENTUM)
@@ -66,22 +83,14 @@ def train_moco(
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
-        counted += each
         if runtime.interruption.requested:
-            raise KeyboardInterrupt
+            raise Interrupted
     seconds = time.perf_counter() - begun
     method.encoder.load_state_dict(query.state_dict())
-    return seconds, counted / seconds
+    return seconds, (steps - untimed) * each / seconds
 
 
 def pooled(encoder: nn.Module, views: Tensor) -> Tensor:
     """Embeddings of views."""
     found: Tensor = encoder.backbone.pooled(views)  # type: ignore[operator,union-attr]
     return found
-
-
-def rate(progress: float) -> float:
-    """A linear rise, then half a cosine to zero."""
-    if progress < WARMUP:
-        return progress / WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
