@@ -135,6 +135,7 @@ def fit_heads(method: AdamMethod, data: PictureData, job: Job) -> None:
     recipe = resolve(job.recipe, settings=settings)[0]
     assert isinstance(recipe, AdamRecipe)
     job.recipe, method.fields, method.num_parts = recipe, recipe.method, recipe.method.num_parts
+    method.student.load_state_dict(kept)
     for network in (method.student, method.student_head):
         network.requires_grad_(False)
     with job.folder.lock():

@@ -31,6 +31,8 @@ from partwise.report.values import EmbeddingPrediction
 from partwise.run import write_atomically
 
 BATCH = 32
+BLOCK = 1024
+"""Rows whose cosines with all others are held at once."""
 
 
 def predict_embeddings(
@@ -70,7 +72,8 @@ def _predicted(trained: TrainedRun, images: Sequence[Tensor]) -> list[EmbeddingP
     """What the run makes of pictures of any size, in the frame of its recipe."""
     if not images:
         return []
-    fields, device = trained.recipe.data, next(iter(trained.method.networks().values())).parameters().__next__().device
+    fields = trained.recipe.data
+    device = next(next(iter(trained.method.networks().values())).parameters()).device
     size, resize = fields.size, fields.resize or fields.size
     frames = torch.stack(
         [place(i, fit(*i.shape[1:], size=size, resize=resize, keep_aspect=fields.keep_aspect), size) for i in images]
@@ -82,15 +85,19 @@ def _predicted(trained: TrainedRun, images: Sequence[Tensor]) -> list[EmbeddingP
 def neighbour_rows(names: Sequence[str], embeddings: Tensor) -> list[dict[str, str | float]]:
     """A row a file: the other file whose embedding has the largest cosine with its own, and that cosine."""
     units = F.normalize(embeddings.double(), dim=1)
-    cosines = units @ units.T
-    cosines.fill_diagonal_(-torch.inf)
-    best = cosines.max(dim=1)
     alone = len(names) == 1
-    return [
-        {
-            "file": name,
-            "nearest": "" if alone else names[int(place)],
-            "cosine": "" if alone else round(float(np.clip(float(value), -1, 1)), 6),
-        }
-        for name, place, value in zip(names, best.indices, best.values, strict=True)
-    ]
+    rows: list[dict[str, str | float]] = []
+    for start in range(0, len(names), BLOCK):
+        cosines = units[start : start + BLOCK] @ units.T
+        own = torch.arange(len(cosines))
+        cosines[own, start + own] = -torch.inf
+        best = cosines.max(dim=1)
+        rows += [
+            {
+                "file": names[start + row],
+                "nearest": "" if alone else names[int(place)],
+                "cosine": "" if alone else round(float(np.clip(float(value), -1, 1)), 6),
+            }
+            for row, (place, value) in enumerate(zip(best.indices, best.values, strict=True))
+        ]
+    return rows

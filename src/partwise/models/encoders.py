@@ -84,8 +84,8 @@ def build_encoder(
 def load_encoder(path: Path, *, network: str = "", input_size: int | None = None) -> Encoder:
     """The encoder inside a network of a file of ours, in evaluation mode: its backbone, behind its own mean and deviation.
 
-    Without `network`, the one named `encoder`, or the only one of the file that has a backbone. Raises UserError where there
-    is no such, or several.
+    Pictures are resized to `input_size`, or to what an encoder of ours was trained on. Without `network`, the one named
+    `encoder`, or the only one of the file that has a backbone. Raises UserError where there is no such, or several.
     """
     held = load_networks(path).networks
     usable = {
@@ -104,7 +104,11 @@ def load_encoder(path: Path, *, network: str = "", input_size: int | None = None
         raise UserError(f"{path}: holds {len(usable)} networks with a backbone ({', '.join(usable)}); name one of them")
     chosen = usable[network or next(iter(usable))]
     backbone: Any = chosen.backbone
+    own_size = chosen.input_size if isinstance(chosen, Encoder) else None
     encoder = Encoder(
-        backbone, mean=chosen.mean.flatten().tolist(), std=chosen.std.flatten().tolist(), input_size=input_size
+        backbone,
+        mean=chosen.mean.flatten().tolist(),
+        std=chosen.std.flatten().tolist(),
+        input_size=input_size or own_size,
     )
     return encoder.eval()

@@ -27,9 +27,13 @@ CONVNEXT: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"head\.norm\.", lambda _: "classifier.0."),
 )
 """timm's names of a ConvNeXt -> torchvision's."""
-RESNETS = re.compile(r"(wide_)?resne(x)?t\d+(_2|_32x4d|_32x8d|_64x4d)?")
-"""timm names of networks that torchvision has with the same tensors."""
-CONVNEXTS = re.compile(r"convnext_(tiny|small|base|large)")
+PLAIN_RESNETS = frozenset({"resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d"})
+"""Networks whose tensors have the same names in all three."""
+RESNETS = PLAIN_RESNETS | {"resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"}
+"""Those that torchvision has under timm's names."""
+CONVNEXTS = frozenset({"convnext_tiny", "convnext_small", "convnext_base", "convnext_large"})
+HARMLESS = frozenset({"in_chans", "zero_init_last", "drop_rate", "drop_path_rate", "drop_block_rate"})
+"""Arguments of a timm network that change neither tensors' names nor what an evaluated network computes with them."""
 
 
 def to_timm(backbone: Backbone) -> dict[str, Tensor]:
@@ -43,9 +47,9 @@ def to_torchvision(backbone: Backbone) -> dict[str, Tensor]:
     Raises UserError for a network that torchvision does not have.
     """
     tensors, name = to_timm(backbone), _name(backbone)
-    if RESNETS.fullmatch(name):
+    if name in RESNETS:
         return tensors
-    if not CONVNEXTS.fullmatch(name):
+    if name not in CONVNEXTS:
         raise UserError(
             f"export to torchvision: {name} is none of its networks; ResNets and ConvNeXts are, or --to timm"
         )
@@ -58,7 +62,7 @@ def to_smp(backbone: Backbone) -> dict[str, Tensor]:
     Raises UserError for other networks than ResNets, whose names there are timm's own.
     """
     name = _name(backbone)
-    if not RESNETS.fullmatch(name):
+    if name not in PLAIN_RESNETS:
         raise UserError(f"export to smp: {name} has another layout there; ResNets are exported, or --to timm")
     return to_timm(backbone)
 
@@ -92,5 +96,9 @@ def _name(backbone: Backbone) -> str:
 def _timm_network(backbone: Backbone, to: str) -> nn.Module:
     if not isinstance(backbone, TimmBackbone):
         raise UserError(f"export to {to}: {_name(backbone)} is Partwise's own network; only timm's have a place there")
+    if altered := sorted(set(backbone.arguments) - HARMLESS):
+        raise UserError(
+            f"export to {to}: {_name(backbone)} was made with {', '.join(altered)}, and would compute something else there"
+        )
     network: nn.Module = backbone.network
     return network

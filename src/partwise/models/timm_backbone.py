@@ -55,6 +55,8 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, *, last_stride: int = 2, **arguments: Any) -> None:
         super().__init__()
         self.name = name
+        self.arguments = arguments | ({"last_stride": last_stride} if last_stride != 2 else {})
+        """What it was made with beside its name."""
         self.network: Any = create_network(name, arguments)
         if last_stride != 2:
             set_last_stride(self.network, name, last_stride)

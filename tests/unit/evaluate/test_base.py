@@ -17,7 +17,9 @@ def test_suites_are_found_by_name() -> None:
 def test_a_typo_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r"no suite 'localisation'.*did you mean 'localization'"):
         find_evaluator("localisation")
-    with pytest.raises(UserError, match="expected one of classification, embedding, fewshot, karyotype, localization"):
+    with pytest.raises(
+        UserError, match="expected one of classification, distilled, embedding, fewshot, karyotype, localization"
+    ):
         find_evaluator("zzz")
 
 

@@ -9,7 +9,7 @@ import torchvision
 
 from partwise.config import UserError
 from partwise.models.backbones import build_backbone
-from partwise.models.exports import export_tensors
+from partwise.models.exports import CONVNEXTS, RESNETS, export_tensors
 
 PICTURES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -60,9 +60,19 @@ def test_smp_computes_the_same() -> None:
         ("resnet20", "timm", "CifarResNet is Partwise's own network"),
         ("convnext_atto", "torchvision", "convnext_atto is none of its networks"),
         ("convnext_tiny", "smp", "has another layout there"),
-        ("resnet18", "tim", "did you mean 'timm'|expected one of timm, torchvision, smp"),
+        ("resnet26", "torchvision", "resnet26 is none of its networks"),
+        ("resnet18", "tim", "export to 'tim': expected one of timm, torchvision, smp; did you mean 'timm'"),
     ],
 )
 def test_what_has_no_place_is_refused(name: str, to: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         export_tensors(build_backbone(name), to)
+
+
+def test_networks_that_compute_something_else_are_refused() -> None:
+    with pytest.raises(UserError, match="resnet18 was made with last_stride"):
+        export_tensors(build_backbone("resnet18", last_stride=1), "timm")
+
+
+def test_the_names_are_those_of_the_library() -> None:
+    assert set(torchvision.models.list_models()) >= RESNETS | CONVNEXTS

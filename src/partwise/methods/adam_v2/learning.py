@@ -1,4 +1,4 @@
-"""The two phases of Adam-v2: localizability alone, then with parts and wholes (sections 3.1 and 3.2 of the paper)."""
+"""The two phases of Adam-v2: localizability alone, then with parts and wholes."""
 
 from __future__ import annotations
 
@@ -71,6 +71,8 @@ class LearnPlaces(LearnViews):
 
     def _look(self) -> None:
         """Say so, once, where the networks give every picture the same answer."""
+        if self.rows.stop - self.rows.start < 2:
+            return  # a picture alone has no others to differ from
         words = describe_collapse(self.loss.seen, num_prototypes=self.fields.num_prototypes)
         if words and not self._said:
             self.job.progress.say(f"{self.name}: {words}")
@@ -119,10 +121,12 @@ def needed_views(fields: AdamFields) -> ViewTable:
 class LocalizeLoss(nn.Module):
     """L_loc of the first phase. The teacher is no part of this module, so that no strategy reduces its gradients."""
 
-    def __init__(self, method: AdamMethod) -> None:
+    def __init__(self, method: AdamMethod, *, places: bool = True) -> None:
         super().__init__()
         self.fields = method.fields
-        self.student, self.head = method.student, method.student_head
+        self.student = method.student
+        # What no branch of positive weight asks is no part of the module: a strategy would wait for its gradients.
+        self.head = method.student_head if places else None
         self._teacher = (method.encoder, method.head)
         self._centre = (method.centre,)
         self.channels_last = method.recipe.train.channels_last
@@ -148,6 +152,7 @@ class LocalizeLoss(nn.Module):
     def localize(self, embedded: list[Tensor], taught: list[Tensor], *, skip_same: bool) -> tuple[Tensor, Losses]:
         """L_loc of the student's views against the teacher's, and what shows a collapse."""
         fields, (_, head), (centre,) = self.fields, self._teacher, self._centre
+        assert self.head is not None
         answers = self.head(torch.cat(embedded)).chunk(len(embedded))
         with torch.no_grad():
             logits = head(torch.cat(taught)).unflatten(0, (len(taught), -1))
@@ -174,15 +179,15 @@ class PartWholeLoss(LocalizeLoss):
     """L_loc, L_comp and L_dec of the second phase, each where its weight is positive."""
 
     def __init__(self, method: AdamMethod) -> None:
-        super().__init__(method)
-        self.parts = method.parts
+        fields = method.fields
+        super().__init__(method, places=bool(fields.localize_weight))
+        self.compose = method.parts.compose if fields.compose_weight else None
+        self.decompose = method.parts.decompose if fields.decompose_weight else None
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         fields = self.fields
         together = fields.passes == "together"
-        places, composes, decomposes = (
-            bool(weight) for weight in (fields.localize_weight, fields.compose_weight, fields.decompose_weight)
-        )
+        places, composes, decomposes = self.head is not None, self.compose is not None, self.decompose is not None
         large = list(batch.views[fields.view_size])
         whole, centre, parts = large[:1], large[1:2] if places else [], large[2:] if places else large[1:]
         # What the student sees: the whole only to take it apart, the parts only to put them together.
@@ -198,13 +203,16 @@ class PartWholeLoss(LocalizeLoss):
             small = self.embed(self.student, batch.views[fields.local_size])
             loss, logs = self.localize(own_centre + small, taught[:1], skip_same=False)
             losses["localize"] = fields.localize_weight * loss
-        if composes:
-            composed = self.parts.compose(torch.stack(own_parts, dim=1))
+        else:
+            self.seen = Collapse.nothing()._replace(spread=spread(taught[0]))
+            logs["embedding_spread"] = self.seen.spread
+        if self.compose is not None:
+            composed = self.compose(torch.stack(own_parts, dim=1))
             losses["compose"] = fields.compose_weight * composition_loss(
                 composed, taught[0], reduction=fields.reduction
             )
-        if decomposes:
-            apart = self.parts.decompose(own_whole[0])
+        if self.decompose is not None:
+            apart = self.decompose(own_whole[0])
             losses["decompose"] = fields.decompose_weight * decomposition_loss(
                 apart, torch.stack(taught[1:], dim=1), norm=fields.decompose_norm, reduction=fields.reduction
             )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from partwise.config import Recipe, UserError
+from partwise.data.anatomy_views import ViewTable, contrast_views, draw_views, localizability_views
 from partwise.data.loading import PictureData
 from partwise.engine.loop import Job
 from partwise.engine.stages import Stage
 from partwise.methods.adam_v2.config import PAPER, AdamFields, AdamRecipe
 from partwise.methods.adam_v2.contrasting import KeyQueue, LearnContrast
-from partwise.methods.adam_v2.learning import LearnLocalizability, LearnPartsAndWholes
+from partwise.methods.adam_v2.learning import LearnLocalizability, LearnPartsAndWholes, needed_views
 from partwise.methods.base import DataFacts, Method
 from partwise.models.encoders import Encoder, build_encoder
 from partwise.models.part_whole_heads import ContrastHead, DinoHead, PartHeads
@@ -98,6 +99,24 @@ class AdamMethod(Method):
             "hidden": fields.hidden,
             "bottleneck": fields.bottleneck,
         }
+
+    def check(self, data: PictureData) -> None:
+        """Anchors and parts of every level that is trained, drawn once: what is too small is refused before the run begins."""
+        fields, size = self.fields, (data.fields.size, data.fields.size)
+        phases: list[tuple[ViewTable, Iterable[int]]] = [
+            (localizability_views(fields.view_size, fields.local_size), trained_levels(fields.localize_epochs)),
+            (needed_views(fields), trained_levels(fields.part_whole_epochs)),
+        ]
+        if not self.is_v2:
+            phases = [(contrast_views(fields.view_size, fields.decomposer), fields.contrast_levels)]
+        for table, levels in phases:
+            for level in levels:
+                draw_views(1, table, size=size, level=level, generator=torch.Generator())
+
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        for network in (self.centre, *([] if self.is_v2 else [self.queue])):
+            network.to(device)
 
     # -- the contract --------------------------------------------------------------------------------------------------
 
@@ -191,3 +210,8 @@ class AdamMethod(Method):
         embeddings, maps = self.embed(images).float(), self.dense(images).float().movedim(1, -1)
         rows = zip(embeddings.cpu().numpy(), maps.cpu().numpy(), strict=True)
         return [EmbeddingPrediction(embedding, found) for embedding, found in rows]
+
+
+def trained_levels(epochs: Sequence[float]) -> list[int]:
+    """The levels at which a phase has passes."""
+    return [level for level, passes in enumerate(epochs) if passes]

@@ -24,6 +24,9 @@ from partwise.ops import draws
 if TYPE_CHECKING:
     from partwise.methods.adam_v2.method import AdamMethod
 
+GREY = {"auto": None, "always": True, "colour": False}
+"""What `render` is told, by `method.grey`."""
+
 
 @dataclass(slots=True)
 class ViewBatch(Batch):
@@ -88,7 +91,7 @@ class LearnViews(TrainStage):
             generator = draws.generator(train.seed, self.name, "anatomy", step, part)
             drawn = draw_views(each, self.table, size=size, level=self.level(step), generator=generator).rows(self.rows)
             blocks = self._room(len(batch), batch.images.device)
-            grey = {"auto": None, "always": True, "colour": False}[self.fields.grey]
+            grey = GREY[self.fields.grey]
             pool = self.data.pool if batch.images.device.type == "cpu" else None
             render(batch.images, drawn, grey=grey, mean=mean, std=std, out=blocks, pool=pool)
             yield ViewBatch(batch.ids, batch.index, batch.images, views=blocks)

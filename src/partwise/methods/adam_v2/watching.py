@@ -1,4 +1,4 @@
-"""The collapse monitor: numbers of every step, and what they mean in words.
+"""The collapse monitor: numbers of a step, and what they mean in words.
 
 Self-distillation has two ways out that cost nothing: the same answer to every picture, either all prototypes alike or one of
 them alone. Both show in what a teacher's answer tells of its picture, the mutual information H(mean q) - mean H(q).

@@ -22,6 +22,7 @@ from partwise.run import RunFolder
 WORDS = (
     "data.source=radiographs:?size=64&train=16&val=4&test=4",
     "train.batch_size=4",
+    "method.teacher_temperature=0.04",
     "train.threads=1",
     "train.precision=fp32",
     "evaluate.every=0",
