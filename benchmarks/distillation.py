@@ -238,7 +238,7 @@ def dsa(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for how in ("loop", "grouped", "vmap"):
         setting = Setting(RECIPES["dsa"], options, f"method.gradients={how}")
-        found[how] = compared(rival_dsa, setting, options, tolerance=AGREEMENT)
+        found[how] = compared(rival_dsa, setting, options, tolerance=10 * AGREEMENT)  # cosines of float32 gradients
     return found | {"asked": ASKED["dsa"]}
 
 

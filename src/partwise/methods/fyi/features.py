@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from partwise.data.siamese import augment
 from partwise.engine.stages import Losses
-from partwise.methods.fyi.learning import Distil
+from partwise.methods.fyi.learning import Distil, has_batch_norm
 from partwise.models.distillation import FlatClassifier
 from partwise.ops.matching import mean_feature_distance
 
@@ -34,29 +34,22 @@ class MatchFeatures(Distil):
         if self._embed is None:  # of one module, whose weights change
             self._embed = self.compiled(network.embed)
         draws = self.draw(step)
-        target = self.real_means(network, augment(self.drawn_real(step), draws))
-        images = augment(self.synthetic(), draws)
-        features = self._embed(images.flatten(0, 1).contiguous(memory_format=self.layout)).unflatten(
-            0, images.shape[:2]
-        )
-        loss = mean_feature_distance(features, target[:, None]).sum()
+        real = augment(self.drawn_real(step), draws)
+        with torch.no_grad(), torch.autocast(real.device.type, torch.bfloat16, enabled=self.halved):
+            target = self.features(network, real).mean(1, keepdim=True)
+        features = self.features(network, augment(self.synthetic(), draws))
+        loss = mean_feature_distance(features, target).sum()
         loss.backward()
         return loss.detach()
 
-    @torch.no_grad()
-    def real_means(self, network: FlatClassifier, images: Tensor) -> Tensor:
-        """Mean features `(C, d)` of real pictures `(C, n, ch, S, S)`, float32.
+    @property
+    def halved(self) -> bool:
+        """Whether the real pictures are computed in bfloat16."""
+        return self.fields.real_precision == "bf16"
 
-        On a CPU class by class: maps of one class stay in its caches. Batch norm sees all classes at once.
-        """
-        device = images.device.type
-        whole = device != "cpu" or any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-        parts = [images] if whole else images.split(1)
-        with torch.autocast(device, torch.bfloat16, enabled=self.fields.real_precision == "bf16"):
-            return torch.cat([self._mean_features(part) for part in parts])
-
-    def _mean_features(self, images: Tensor) -> Tensor:
-        """`(C, n, ch, S, S)` -> mean features `(C, d)`, float32."""
+    def features(self, network: FlatClassifier, images: Tensor) -> Tensor:
+        """Features `(C, n, d)`, float32, of pictures `(C, n, ch, S, S)`; batch norm sees all of them at once."""
         assert self._embed is not None
-        flat = images.flatten(0, 1).contiguous(memory_format=self.layout)
-        return self._embed(flat).unflatten(0, images.shape[:2]).float().mean(1)
+        flat = images.flatten(0, 1)
+        pieces = [flat] if has_batch_norm(network) else self.pieces(flat)
+        return torch.cat([self._embed(piece).float() for piece in pieces]).unflatten(0, images.shape[:2])

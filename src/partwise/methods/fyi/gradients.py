@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from partwise.data.siamese import augment, draw_per_sample
 from partwise.engine.stages import Losses
-from partwise.methods.fyi.learning import Distil
+from partwise.methods.fyi.learning import Distil, has_batch_norm
 from partwise.models.distillation import FlatClassifier
 from partwise.ops import draws
 from partwise.ops.flips import flip_pairs
@@ -83,8 +83,11 @@ class MatchGradients(Distil):
         parameters = list(network.parameters())
         each = []
         for own, label in zip(images, labels, strict=True):
-            logits = self._logits(own.contiguous(memory_format=self.layout))
-            each.append(torch.autograd.grad(F.cross_entropy(logits, label.expand(len(own))), parameters))
+            parts = []  # the mean over a class is the sum over its pieces
+            for piece in self.pieces(own):
+                loss = F.cross_entropy(self._logits(piece), label.expand(len(piece)), reduction="sum") / len(own)
+                parts.append(torch.autograd.grad(loss, parameters))
+            each.append([torch.stack(column).sum(0) for column in zip(*parts, strict=True)])
         return [torch.stack(column) for column in zip(*each, strict=True)]
 
     def how(self, network: nn.Module) -> How:
@@ -122,8 +125,3 @@ class MatchGradients(Distil):
                 optimizer.zero_grad(set_to_none=True)
                 F.cross_entropy(network(batch), targets).backward()
                 optimizer.step()
-
-
-def has_batch_norm(network: nn.Module) -> bool:
-    """Whether a network's answer to one picture depends on others."""
-    return any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from partwise.methods.fyi.method import FyiMethod
 
 
+AT_ONCE = 32
+"""Pictures that pass a network together on a CPU: the maps of so few stay in its caches."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -38,6 +40,11 @@ def compiler_works() -> bool:
     except Exception:  # whatever a missing or broken compiler makes of it
         return False
     return True
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether a network's answer to one picture depends on others."""
+    return any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
 
 
 class Distil(TrainStage):
@@ -116,6 +123,11 @@ class Distil(TrainStage):
     def layout(self) -> torch.memory_format:
         """How pictures and weights lie in memory while they are matched."""
         return torch.channels_last if self.recipe.train.channels_last else torch.contiguous_format
+
+    def pieces(self, images: Tensor) -> list[Tensor]:
+        """Pictures `(B, ch, S, S)` in the layout of the network, and on a CPU a few at a time."""
+        laid_out = images.contiguous(memory_format=self.layout)
+        return list(laid_out.split(AT_ONCE)) if laid_out.device.type == "cpu" else [laid_out]
 
     def compiled(self, function: Function) -> Function:
         """`function`, compiled where `train.compile` asks for it and there is a compiler; said once where there is none."""

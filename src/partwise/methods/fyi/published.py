@@ -133,7 +133,7 @@ def published(base: str, data: str, place: int) -> FyiRecipe:
         data=_data(data),
         model=_model(base, data),
         optim=optim,
-        train=TrainFields(precision="fp32", ema=ema),
+        train=TrainFields(precision="fp32", compile=base in ("dm", "dc", "dsa"), ema=ema),
         evaluate=EVALUATE.model_copy(update={"every": 100.0 if base in ("dm", "dc", "dsa") else 10.0}),
         method=FyiFields(**fields, symmetry_networks=50, trial=trial),
     )
