@@ -35,9 +35,6 @@ class LearnContrast(LearnViews):
     def networks(self) -> dict[str, nn.Module]:
         return self.method.contrasting()
 
-    def prepare(self, products: object) -> None:
-        self.method.key.train()
-
     def loss_module(self) -> nn.Module:
         self.loss = ContrastLoss(self.method, prunes=self.levels[0] > 0)
         return self.loss

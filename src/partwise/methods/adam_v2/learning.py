@@ -47,10 +47,6 @@ class LearnPlaces(LearnViews):
     def networks(self) -> dict[str, nn.Module]:
         return self.method.teaching()
 
-    def prepare(self, products: object) -> None:
-        """The teacher computes as the student does, with statistics of its own batches."""
-        self.method.encoder.train()
-
     def after_backward(self, step: int) -> None:
         if step < self.fields.freeze_epochs * self.steps_per_epoch:
             self.method.student_head.prototypes.grad = None

@@ -16,7 +16,7 @@ from partwise.data.loading import PictureData
 from partwise.data.sample import Batch
 from partwise.engine.loop import Job
 from partwise.engine.optim import build_optimizer, parameter_groups
-from partwise.engine.stages import Plan, TrainStage
+from partwise.engine.stages import Plan, Products, TrainStage
 from partwise.methods.adam_v2.showing import keep_views
 from partwise.models.averaging import lerp_into
 from partwise.ops import draws
@@ -61,6 +61,13 @@ class LearnViews(TrainStage):
         self.rows = data.share.rows(self.recipe.train.batch_size // self.parts)
         self._blocks: dict[int, Tensor] = {}
 
+    def prepare(self, products: Products) -> None:
+        """Those that follow compute in the training's arithmetic too, and with statistics of their own batches."""
+        for network in self.networks().values():
+            network.train()
+            if self.job.runtime.precision == "64-true":
+                network.double()
+
     def level(self, step: int) -> int:
         """How fine the anchors of a step are."""
         return next((level for level, end in zip(self.levels, self.ends, strict=True) if step < end), self.levels[-1])
@@ -94,7 +101,9 @@ class LearnViews(TrainStage):
             grey = GREY[self.fields.grey]
             pool = self.data.pool if batch.images.device.type == "cpu" else None
             render(batch.images, drawn, grey=grey, mean=mean, std=std, out=blocks, pool=pool)
-            yield ViewBatch(batch.ids, batch.index, batch.images, views=blocks)
+            exact = self.job.runtime.precision == "64-true"
+            views = {side: block.double() for side, block in blocks.items()} if exact else blocks
+            yield ViewBatch(batch.ids, batch.index, batch.images, views=views)
             number += 1
 
     def _room(self, count: int, device: torch.device) -> dict[int, Tensor]:
