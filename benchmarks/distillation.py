@@ -66,15 +66,14 @@ def main() -> None:
     if options.child:
         child(options)
         return
-    values: dict[str, Any] = {}
     parts: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "dm": dm, "dsa": dsa, "memory": memory, "cosine": cosine
     }  # fmt: skip
     for part in options.parts:
-        values[part] = parts[part](options)
-        print(part, json.dumps(values[part]), flush=True)
-    if not options.quick and set(options.parts) == set(parts):
-        write_result("distillation", SCRIPT, values)
+        values = parts[part](options)
+        print(part, json.dumps(values), flush=True)
+        if not options.quick:
+            write_result(f"distillation_{part}", f"{SCRIPT} --parts {part}", values)
 
 
 def arguments() -> argparse.Namespace:

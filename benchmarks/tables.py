@@ -68,6 +68,7 @@ FOLLOWING = {
     "autograd, 1e-4": "following for a pass, autograd, 1e-4",
 }
 """Results of varifocal_following, and what was done to the boxes."""
+TIMES = "times_as_fast"
 PARTS = r"part_whole_(?P<arm>[a-z]+)_seed\d+"
 CELLS, K, ELSEWHERE = "varifocal_cells_varifocal_seed0", "karyotype/", "karyotype@chromosomes/"
 CREATURES, KARYOTYPES, RADIOGRAPHS = "worlds_creatures", "worlds_karyotypes", "worlds_radiographs"
@@ -184,6 +185,9 @@ ROWS = (
         1.0,
     ),
     Row("pretraining", "... first phase over lightly's blocks, two cores", ("ours over lightly",), "{:.2f}", 1.0),
+    Row("distillation_dm", "DM with FYI, a step over its plain loop, float32", ("fp32", TIMES), "{:.2f}", 2.0),
+    Row("distillation_dm", "... real pictures in bfloat16", ("bf16", TIMES), "{:.2f}", 3.0),
+    Row("distillation_dsa", "DSA with FYI, a step over its plain loop", ("loop", TIMES), "{:.2f}", 1.3),
     Row("adam_v2_demo", "`adam_v2/demo`, set-up aside: seconds", ("seconds",), "{:.0f}", most=900),
     *(
         Row(PARTS, f"`adam_v2/demo`, {{arm}}: `embedding/{name}`", ("metrics", f"embedding/{name}"), "{:.3f}")
