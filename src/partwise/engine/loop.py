@@ -274,8 +274,10 @@ class _Training:
             evaluated = bool(gap) and (counters.step % gap == 0 or counters.step == stage.steps)
             if evaluated:
                 self._evaluate()
-            stop = self.job.runtime.agree(self.job.runtime.interruption.requested)
-            if stop or evaluated or time.monotonic() - self.last_checkpoint >= self.fields.checkpoint_seconds:
+            # Clocks differ between processes, and saving is done together: none may save alone.
+            due = time.monotonic() - self.last_checkpoint >= self.fields.checkpoint_seconds
+            stop, due = self.job.runtime.agree_on(self.job.runtime.interruption.requested, due)
+            if stop or evaluated or due:
                 self.save()
             if stop:
                 raise Interrupted

@@ -111,11 +111,15 @@ class Runtime:
 
     def agree(self, flag: bool) -> bool:
         """Whether any process says so."""
+        return self.agree_on(flag)[0]
+
+    def agree_on(self, *flags: bool) -> list[bool]:
+        """Of each flag whether any process raises it, in one exchange."""
         if self.share.world == 1:
-            return flag
-        said = torch.tensor([float(flag)], device=self.device)
+            return list(flags)
+        said = torch.tensor([float(flag) for flag in flags], device=self.device)
         dist.all_reduce(said, op=dist.ReduceOp.MAX)
-        return bool(said.item())
+        return [bool(value) for value in said.tolist()]
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[Precision, str]:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from partwise.engine.loop import Interrupted, Job, NonFiniteLoss, run_stages
+from partwise.engine.loop import Interrupted, Job, NonFiniteLoss, _Training, run_stages
+from partwise.engine.runtime import Runtime
 from partwise.engine.stages import TrainStage
 from tests.unit.engine.toys import STEPS, Alternating, FromSquares, Plain, Squares, Teacher, all_kinds, make_job
 
@@ -199,3 +200,12 @@ def test_checkpoints_hold_json_and_tensors_only(tmp_path: Path) -> None:
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     facts = json.loads(header["__metadata__"]["partwise"])
     assert facts["counters"]["step"] == 5 and facts["stage"] == "plain"
+
+
+def test_a_checkpoint_is_due_for_all_when_one_process_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clocks of processes differ; one that saved alone would wait for the others forever."""
+    job, saved = make_job(tmp_path, checkpoint_seconds=1e9), []
+    monkeypatch.setattr(Runtime, "agree_on", lambda _self, *flags: [flags[0], True] if flags[1:] else [*flags])
+    monkeypatch.setattr(_Training, "save", lambda training: saved.append(training.counters.step))
+    run_stages([Plain(job)], job)
+    assert saved == list(range(1, STEPS + 1))
