@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -59,7 +62,9 @@ def test_areas_are_scikit_learn_s() -> None:
 @pytest.mark.oracle
 def test_areas_are_pytorch_ood_s() -> None:
     """Its areas under precision-recall are by trapezoids, and its rates have foreign rows as positives."""
-    ood = pytest.importorskip("pytorch_ood.utils")
+    pytest.importorskip("pytorch_ood")
+    newer = importlib.util.find_spec("pytorch_ood.metrics") is not None  # from 0.4 on
+    ood = importlib.import_module("pytorch_ood.metrics" if newer else "pytorch_ood.utils")
     inside, outside = scores(1)
     metrics = ood.OODMetrics()
     metrics.update(-torch.cat((inside, outside)), torch.tensor([0] * 300 + [-1] * 200))
