@@ -69,7 +69,8 @@ def encoders_block(values: Mapping[str, Any] | None) -> str:
     for way in ("mean_mask", "atlas"):
         numbers = [values["beside"].get(f"embedding/{name}", {}).get(way) for name in ENCODERS]
         rows.append(f"| {way.replace('_', ' ')} | | {' | '.join('' if n is None else f'{n:.3f}' for n in numbers)} |")
-    return "\n\n".join(["\n".join(rows), endpoints_table(values)])
+    endpoints = {group: values[group] for group in ("primary", "secondary")}  # "beside" are no differences here
+    return "\n\n".join(["\n".join(rows), endpoints_table(endpoints)])
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float | None] | None:
