@@ -38,7 +38,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from moco import train_moco
-from paired import Paired, holm, paired, verdict
+from paired import difference, endpoint_lines, endpoints
 
 from partwise.config import Recipe
 from partwise.data.loading import PictureData
@@ -90,6 +90,7 @@ ARMS = {
     "LCD_fixed": Arm(),
     "moco": Arm(second=False),
 }
+PRIMARY = "LCD_fixed - L"
 SECONDARY = {
     "LC - L": ("LC", "L", CLAVICLES_3),
     "LD - L": ("LD", "L", CLAVICLES_3),
@@ -337,41 +338,18 @@ def summarise() -> None:
         arms[name] |= {metric: [unit[metric] for unit in units if metric in unit] for metric in SHOWN}
     beside = next(iter(next(iter(found.values())).values()))["beside"]
     secondary = {name: difference(found, *pair) for name, pair in SECONDARY.items()}
-    kept = {name: result for name, result in secondary.items() if result is not None}
-    corrected = holm({name: result.p for name, result in kept.items()})
-    primary = difference(found, "LCD_fixed", "L", CLAVICLES_3)
+    values = {"arms": arms, "beside": beside}
+    values |= endpoints({PRIMARY: difference(found, "LCD_fixed", "L", CLAVICLES_3)}, secondary)
     best = arms.get("LCD_fixed", {}).get(CLAVICLES_3, [])
-    above = {way: bool(best) and sum(best) / len(best) > value for way, value in beside[CLAVICLES_3].items()}
-    called = "not above what needs no encoder" if not all(above.values()) else primary and verdict(primary)
-    values = {
-        "arms": arms,
-        "beside": beside,
-        "above": above,
-        "primary": {} if primary is None else {"LCD_fixed - L": primary.plain() | {"verdict": called}},
-        "secondary": {
-            name: result.plain() | {"p_holm": corrected[name], "verdict": verdict(result, corrected[name])}
-            for name, result in kept.items()
-        },
-    }
+    values["above"] = {way: bool(best) and sum(best) / len(best) > least for way, least in beside[CLAVICLES_3].items()}
+    if PRIMARY in values["primary"] and not all(values["above"].values()):
+        values["primary"][PRIMARY]["verdict"] = "not above what needs no encoder"
     write_result("claims_adam_v2_cxr", f"{SCRIPT} --summary", values)
     for name, arm in arms.items():
         shown = (f"{m.split('/')[1]} {sum(v) / len(v):.4f}" for m, v in arm.items() if m != "seeds" and v)
         print(f"{name:10}", "  ".join(shown))
     print("beside", beside)
-    for group in ("primary", "secondary"):
-        for name, result in values[group].items():
-            print(
-                f"{group}: {name}: {result['mean']:+.4f} [{result['low']:+.4f}, {result['high']:+.4f}], {result['verdict']}"
-            )
-
-
-def difference(found: dict[str, dict[int, Any]], first: str, second: str, metric: str) -> Paired | None:
-    """`first - second` over the seeds that both have; None for fewer than two."""
-    one, two = found.get(first, {}), found.get(second, {})
-    seeds = [seed for seed in sorted(one) if seed in two]
-    if len(seeds) < 2:
-        return None
-    return paired([one[s]["metrics"][metric] for s in seeds], [two[s]["metrics"][metric] for s in seeds])
+    print("\n".join(endpoint_lines(values)))
 
 
 if __name__ == "__main__":

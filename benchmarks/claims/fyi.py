@@ -32,7 +32,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from paired import holm, paired, verdict
+from paired import endpoint_lines, endpoints, paired
 
 from partwise import api
 from partwise.engine.loop import Interrupted
@@ -245,23 +245,11 @@ def summarise() -> None:
         return
     primary = {name: result for name, result in results.items() if name == "dm, 10 a class, flip: fyi - plain"}
     secondary = {name: result for name, result in results.items() if name not in primary}
-    corrected = holm({name: result.p for name, result in secondary.items()})
-    values = {
-        "tables": tables,
-        "primary": {name: result.plain() | {"verdict": verdict(result)} for name, result in primary.items()},
-        "secondary": {
-            name: result.plain() | {"p_holm": corrected[name], "verdict": verdict(result, corrected[name])}
-            for name, result in secondary.items()
-        },
-    }
+    values = {"tables": tables, **endpoints(primary, secondary)}
     write_result("claims_fyi_cifar10", f"{SCRIPT} --summary", values)
     for name, table in tables.items():
         print(name, "  ".join(f"{cell} {statistics.fmean(each):.4f}" for cell, each in table.items() if each))
-    for group in ("primary", "secondary"):
-        for name, result in values[group].items():
-            print(
-                f"{group}: {name}: {result['mean']:+.4f} [{result['low']:+.4f}, {result['high']:+.4f}], {result['verdict']}"
-            )
+    print("\n".join(endpoint_lines(values)))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from scipy import stats
 ENOUGH, FEW = 5, 3
 """Seeds from which a difference may be called one, and from which it may be called seen."""
 LEVEL = 0.95
+Units = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""Arm -> seed -> values of the unit."""
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,39 @@ def verdict(result: Paired, p: float | None = None) -> str:
         return "not shown"
     words = ("beats", "is beaten") if result.n >= ENOUGH else ("seen", "the opposite seen")
     return words[0] if result.mean > 0 else words[1]
+
+
+def difference(found: Units, first: str, second: str, metric: str) -> Paired | None:
+    """`first - second` over the seeds that both have; None where there are fewer than two or no such number."""
+    one, two = found.get(first, {}), found.get(second, {})
+    seeds = [seed for seed in sorted(one) if seed in two]
+    pairs = [(one[seed]["metrics"].get(metric), two[seed]["metrics"].get(metric)) for seed in seeds]
+    if len(pairs) < 2 or any(value is None for pair in pairs for value in pair):
+        return None
+    return paired([a for a, _ in pairs], [b for _, b in pairs])
+
+
+def endpoints(primary: Mapping[str, Paired | None], secondary: Mapping[str, Paired | None]) -> dict[str, Any]:
+    """Both groups for JSON, each with its verdict, the secondary ones with Holm's correction over those that there are."""
+    kept = {name: result for name, result in secondary.items() if result is not None}
+    corrected = holm({name: result.p for name, result in kept.items()})
+    return {
+        "primary": {
+            name: result.plain() | {"verdict": verdict(result)}
+            for name, result in primary.items()
+            if result is not None
+        },
+        "secondary": {
+            name: result.plain() | {"p_holm": corrected[name], "verdict": verdict(result, corrected[name])}
+            for name, result in kept.items()
+        },
+    }
+
+
+def endpoint_lines(values: Mapping[str, Any]) -> list[str]:
+    """What `endpoints` gave, a line each."""
+    return [
+        f"{group}: {name}: {found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}], {found['verdict']}"
+        for group in ("primary", "secondary")
+        for name, found in values[group].items()
+    ]

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from paired import LEVEL, Paired, holm, paired, verdict
+from paired import LEVEL, Units, difference, endpoints
 
 MIOU = "segmentation/cam_miou"
 BESIDE_PLAIN = {
@@ -16,8 +16,6 @@ BESIDE_PLAIN = {
     "recall of other parts": "segmentation/recall_others",
 }
 SHOWN = (MIOU, *BESIDE_PLAIN.values(), "classification/map")
-Units = Mapping[str, Mapping[int, Mapping[str, Any]]]
-"""Arm -> seed -> values of the unit."""
 
 
 def compared(found: Units, patches: str, plain: str) -> dict[str, Any]:
@@ -34,29 +32,13 @@ def compared(found: Units, patches: str, plain: str) -> dict[str, Any]:
         family[f"{patches} - {single}, the best single position"] = difference(found, patches, single, MIOU)
     pair = f"{patches} - {plain}"
     family |= {f"{pair}, {what}": difference(found, patches, plain, name) for what, name in BESIDE_PLAIN.items()}
-    kept = {name: result for name, result in family.items() if result is not None}
-    corrected = holm({name: result.p for name, result in kept.items()})
     rest = [name for name in found if name not in (patches, plain)]
     others = {f"{patches} - {name}": difference(found, patches, name, MIOU) for name in rest}
     return {
         "arms": {name: averages(by_seed) for name, by_seed in found.items()},
-        "primary": {} if primary is None else {pair: primary.plain() | {"verdict": verdict(primary)}},
-        "secondary": {
-            name: result.plain() | {"p_holm": corrected[name], "verdict": verdict(result, corrected[name])}
-            for name, result in kept.items()
-        },
+        **endpoints({pair: primary}, family),
         "beside": {name: result.plain() for name, result in others.items() if result is not None},
     }
-
-
-def difference(found: Units, first: str, second: str, metric: str) -> Paired | None:
-    """`first - second` over the seeds that both have; None where there are fewer than two or no such number."""
-    one, two = found.get(first, {}), found.get(second, {})
-    seeds = [seed for seed in sorted(one) if seed in two]
-    pairs = [(one[seed]["metrics"].get(metric), two[seed]["metrics"].get(metric)) for seed in seeds]
-    if len(pairs) < 2 or any(value is None for pair in pairs for value in pair):
-        return None
-    return paired([a for a, _ in pairs], [b for _, b in pairs])
 
 
 def best_single(found: Units) -> str | None:

@@ -36,7 +36,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from paired import holm, paired, verdict
+from paired import difference, endpoint_lines, endpoints, paired
 
 from partwise.config import Recipe
 from partwise.data.loading import PictureData
@@ -276,39 +276,17 @@ def summarise() -> None:
         arms[name] = {"seeds": sorted(by_seed)}
         for metric in (TOP1, "karyotype/type_f1", "karyotype/polarity_top1", *DISPATCHES):
             arms[name][metric] = [unit[metric] for unit in units if metric in unit]
-    secondary = {name: difference(found, *pair) for name, pair in SECONDARY.items()}
+    secondary = {name: difference(found, *pair, TOP1) for name, pair in SECONDARY.items()}
     secondary["optimal - greedy dispatch of both"] = dispatches(found.get("both", {}))
-    kept = {name: result for name, result in secondary.items() if result is not None}
-    corrected = holm({name: result.p for name, result in kept.items()})
-    primary = difference(found, "both", "two_wholes")
-    values = {
-        "arms": arms,
-        "primary": {} if primary is None else {"both - two_wholes": primary.plain() | {"verdict": verdict(primary)}},
-        "secondary": {
-            name: result.plain() | {"p_holm": corrected[name], "verdict": verdict(result, corrected[name])}
-            for name, result in kept.items()
-        },
-    }
+    primary = {"both - two_wholes": difference(found, "both", "two_wholes", TOP1)}
+    values = {"arms": arms, **endpoints(primary, secondary)}
     write_result("claims_varifocal_cells", f"{SCRIPT} --summary", values)
     for name, arm in arms.items():
         print(
             f"{name:14}",
             "  ".join(f"{m.split('/')[1]} {sum(v) / len(v):.4f}" for m, v in arm.items() if m != "seeds" and v),
         )
-    for group in ("primary", "secondary"):
-        for name, result in values[group].items():
-            print(
-                f"{group}: {name}: {result['mean']:+.4f} [{result['low']:+.4f}, {result['high']:+.4f}], {result['verdict']}"
-            )
-
-
-def difference(found: dict[str, dict[int, Any]], first: str, second: str) -> Any:
-    """`first - second` in TOP1 over the seeds that both have; None for fewer than two."""
-    one, two = found.get(first, {}), found.get(second, {})
-    seeds = [seed for seed in sorted(one) if seed in two]
-    if len(seeds) < 2:
-        return None
-    return paired([one[s]["metrics"][TOP1] for s in seeds], [two[s]["metrics"][TOP1] for s in seeds])
+    print("\n".join(endpoint_lines(values)))
 
 
 def dispatches(both: dict[int, Any]) -> Any:

@@ -41,21 +41,21 @@ class Encoder(PictureNetwork):
         """`(B, num_features)`: the pooled output; of transformers the mean of their patches."""
         return self.backbone.pooled(self.prepare(images))
 
-    def dense(self, images: Tensor) -> Tensor:
-        """`(B, num_features, h, w)`: the last map."""
-        maps: Tensor = self.backbone(self.prepare(images))
+    def dense(self, images: Tensor, *, resize: bool = True) -> Tensor:
+        """`(B, num_features, h, w)`: the last map; without `resize` of the pictures at their own size."""
+        maps: Tensor = self.backbone(self.prepare(images, resize=resize))
         return maps
 
-    def stage_maps(self, images: Tensor) -> list[Tensor]:
-        """The map of every stage, shallow to deep."""
-        return self.backbone.forward_stages(self.prepare(images))
+    def stage_maps(self, images: Tensor, *, resize: bool = True) -> list[Tensor]:
+        """The map of every stage, shallow to deep; without `resize` of the pictures at their own size."""
+        return self.backbone.forward_stages(self.prepare(images, resize=resize))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.embed(images)
 
-    def prepare(self, images: Tensor) -> Tensor:
+    def prepare(self, images: Tensor, *, resize: bool = True) -> Tensor:
         """What the backbone is given of pictures."""
-        size, channels = self.input_size, self.mean.shape[1]
+        size, channels = self.input_size if resize else None, self.mean.shape[1]
         if images.shape[1] == 1 != channels:
             images = images.expand(-1, channels, -1, -1)
         if size is not None and images.shape[-2:] != (size, size):

@@ -228,7 +228,7 @@ def v1_rn50() -> AdamRecipe:
 def _small(recipe: str, source: str, *, size: int, view: int) -> AdamRecipe:
     """What the recipes for two cores share: a small network, few prototypes, a teacher that is surer and follows faster.
 
-    With the published temperature, and with more prototypes, the answers to all pictures became alike on some hundred chests.
+    In trials with the published temperature the answers to all pictures became alike on some hundred generated chests.
     """
     return AdamRecipe(
         recipe=recipe,

@@ -18,7 +18,7 @@ from partwise.methods.adam_v2.config import PAPER, AdamFields, AdamRecipe
 from partwise.methods.adam_v2.contrasting import KeyQueue, LearnContrast
 from partwise.methods.adam_v2.learning import LearnLocalizability, LearnPartsAndWholes, needed_views
 from partwise.methods.base import DataFacts, Method
-from partwise.models.encoders import Encoder, build_encoder
+from partwise.models.encoders import build_encoder
 from partwise.models.part_whole_heads import ContrastHead, DinoHead, PartHeads
 from partwise.models.saved import NetworkSpec
 from partwise.ops import draws
@@ -182,18 +182,11 @@ class AdamMethod(Method):
 
     def dense(self, images: Tensor) -> Tensor:
         """Pictures at their own size -> one embedding a cell, `(B, D, h, w)`."""
-        return self.whole_size.dense(images)
+        return self.encoder.dense(images, resize=False)
 
     def stage_maps(self, images: Tensor) -> Sequence[Tensor]:
         """Pictures at their own size -> the maps of all stages of the encoder, shallow to deep."""
-        return self.whole_size.stage_maps(images)
-
-    @property
-    def whole_size(self) -> Encoder:
-        """The encoder for pictures that are not resized."""
-        encoder = copy.copy(self.encoder)
-        encoder.input_size = None
-        return encoder
+        return self.encoder.stage_maps(images, resize=False)
 
     def compose(self, parts: Tensor) -> Tensor:
         """Embeddings of parts `(B, n, D)` -> what the student's head makes of them, `(B, D)`."""
